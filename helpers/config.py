@@ -1,0 +1,147 @@
+"""The profile: which model, which engine settings and which paths this machine uses.
+
+`gpu` runs DeepSeek-R1-Distill-Qwen-7B on a CUDA card; `classroom` runs the small model that ships with the
+course on vLLM's CPU build. Every field can be overridden by one environment variable (see `get_profile`).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+from helpers.errors import ConfigError
+
+__all__ = ["CLASSROOM_MODEL_DIR", "REPO_ROOT", "Profile", "cuda_gpus", "get_profile"]
+
+REPO_ROOT = Path(__file__).resolve().parent.parent
+CLASSROOM_MODEL_DIR = Path(__file__).resolve().parent / "classroom" / "model"
+AUTODL_DATA_DISK = Path("/root/autodl-tmp")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The settings that every notebook reads. Introduced in notebook 01.
+
+    Attributes:
+        name: `gpu` or `classroom`.
+        reason: why this profile was chosen, one sentence for the reader.
+        model_id: `<owner>/<name>` on ModelScope (or on the course's own mirror).
+        model_dir: folder that holds, or will hold, the model files.
+        served_model_name: the name that clients put into `"model"`.
+        dtype: dtype of weights and activations, as vLLM spells it.
+        max_model_len: most tokens of prompt plus output in one request.
+        gpu_memory_utilization: fraction of device memory (CPU engine: of host RAM) that vLLM may take.
+        port: TCP port of the server on 127.0.0.1.
+        base_url: server that somebody else runs, without `/v1`; None: the notebook starts its own.
+        engine_env: environment variables that the engine needs, for `os.environ.update`.
+    """
+
+    name: str
+    reason: str
+    model_id: str
+    model_dir: Path
+    served_model_name: str
+    dtype: str
+    max_model_len: int
+    gpu_memory_utilization: float
+    port: int
+    base_url: str | None = None
+    engine_env: Mapping[str, str] = field(default_factory=dict)
+
+
+COMMON_ENV = {
+    "HF_HUB_OFFLINE": "1",  # the model lies on disk: never ask Hugging Face
+    "VLLM_NO_USAGE_STATS": "1",
+    "NO_PROXY": "localhost,127.0.0.1",  # a proxy (AutoDL's network_turbo) must not swallow localhost
+    "no_proxy": "localhost,127.0.0.1",
+}
+CLASSROOM_ENV = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; every page is touched at start, so more costs time
+}
+
+
+def cuda_gpus(*, timeout_s: float = 10.0) -> list[str]:
+    """Name the CUDA devices that `nvidia-smi` lists, without loading CUDA into this process.
+
+    Returns:
+        One line per device, for example `GPU 0: NVIDIA GeForce RTX 4090 (UUID: …)`; empty when there is none.
+    """
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return []
+    try:
+        found = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=timeout_s)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [line for line in found.stdout.splitlines() if line.startswith("GPU ")] if found.returncode == 0 else []
+
+
+def get_profile(environ: Mapping[str, str] = os.environ) -> Profile:
+    """Choose the profile of this machine and apply the reader's overrides.
+
+    The order is: `TUTORIAL_PROFILE`; the CPU build of vLLM is installed → `classroom`; a CUDA device answers →
+    `gpu`; else `classroom`. Further variables: `TUTORIAL_MODEL_DIR`, `TUTORIAL_DTYPE`,
+    `TUTORIAL_MAX_MODEL_LEN` (tokens), `TUTORIAL_GPU_MEMORY_UTILIZATION` (0–1), `TUTORIAL_PORT`,
+    `TUTORIAL_BASE_URL`. Introduced in notebook 01.
+
+    Raises:
+        ConfigError: a variable holds a value that cannot be used; the message names it and what is allowed.
+    """
+    name, reason = _choose(environ)
+    gpu = name == "gpu"
+    models = AUTODL_DATA_DISK / "models" if gpu and AUTODL_DATA_DISK.is_dir() else REPO_ROOT / "build" / "models"
+    model_id = "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B" if gpu else "classroom/DeepSeek-R1-Classroom"
+    base_url = environ.get("TUTORIAL_BASE_URL", "").rstrip("/").removesuffix("/v1")
+    if base_url and not base_url.startswith(("http://", "https://")):
+        raise ConfigError(f"TUTORIAL_BASE_URL={base_url!r}：要以 http:// 或 https:// 开头，例如 http://192.168.1.10:8000")
+    return Profile(
+        name=name,
+        reason=reason,
+        model_id=model_id,
+        model_dir=Path(environ.get("TUTORIAL_MODEL_DIR") or models / model_id),
+        served_model_name="r1",
+        dtype=environ.get("TUTORIAL_DTYPE") or ("bfloat16" if gpu else "float32"),
+        max_model_len=int(_number(environ, "TUTORIAL_MAX_MODEL_LEN", 2048, low=16, high=131072)),
+        gpu_memory_utilization=_number(
+            environ, "TUTORIAL_GPU_MEMORY_UTILIZATION", 0.9 if gpu else 0.15, low=0.01, high=1
+        ),
+        port=int(_number(environ, "TUTORIAL_PORT", 8000, low=1024, high=65535)),
+        base_url=base_url or None,
+        engine_env=COMMON_ENV if gpu else COMMON_ENV | CLASSROOM_ENV,
+    )
+
+
+def _choose(environ: Mapping[str, str]) -> tuple[str, str]:
+    forced = environ.get("TUTORIAL_PROFILE", "")
+    if forced not in ("", "gpu", "classroom"):
+        raise ConfigError(f"TUTORIAL_PROFILE={forced!r}：只能是 gpu 或 classroom，或者不设，让程序自己选")
+    if forced:
+        return forced, f"环境变量 TUTORIAL_PROFILE={forced}"
+    if _installed("vllm-cpu"):
+        return "classroom", "装的是 vLLM 的 CPU 版（vllm-cpu）"
+    gpus = cuda_gpus()
+    if gpus:
+        return "gpu", f"找到 {len(gpus)} 块 CUDA 显卡"
+    return "classroom", "没有找到可用的 CUDA 显卡"
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _number(environ: Mapping[str, str], variable: str, default: float, *, low: float, high: float) -> float:
+    text = environ.get(variable, "")
+    try:
+        value = float(text) if text else float(default)
+    except ValueError:
+        value = float("nan")
+    if not low <= value <= high:
+        raise ConfigError(f"{variable}={text!r}：要一个 {low:g} 到 {high:g} 之间的数")
+    return value

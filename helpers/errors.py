@@ -1,0 +1,27 @@
+"""The errors that helpers raise. Each message says what happened and what the reader does next."""
+
+__all__ = ["BenchmarkError", "ConfigError", "DownloadError", "ModelError", "ServerError", "TutorialError"]
+
+
+class TutorialError(Exception):
+    """Base class of every error raised on purpose by `helpers`."""
+
+
+class ConfigError(TutorialError):
+    """An environment variable or argument has a value that the course cannot use."""
+
+
+class ModelError(TutorialError):
+    """A model folder is missing, incomplete or not what was expected."""
+
+
+class DownloadError(TutorialError):
+    """A download did not end with a whole model on disk."""
+
+
+class ServerError(TutorialError):
+    """A vLLM server did not start, answered wrongly, or did not stop."""
+
+
+class BenchmarkError(TutorialError):
+    """A benchmark run failed, or its result file does not hold the expected fields."""
