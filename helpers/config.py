@@ -36,7 +36,6 @@ class Profile:
         max_model_len: most tokens of prompt plus output in one request.
         gpu_memory_utilization: fraction of device memory (CPU engine: of host RAM) that vLLM may take.
         port: TCP port of the server on 127.0.0.1.
-        base_url: server that somebody else runs, without `/v1`; None: the notebook starts its own.
         engine_env: environment variables that the engine needs, for `os.environ.update`.
     """
 
@@ -49,7 +48,6 @@ class Profile:
     max_model_len: int
     gpu_memory_utilization: float
     port: int
-    base_url: str | None = None
     engine_env: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -58,9 +56,14 @@ COMMON_ENV = {
     "VLLM_NO_USAGE_STATS": "1",
     "NO_PROXY": "localhost,127.0.0.1",  # a proxy (AutoDL's network_turbo) must not swallow localhost
     "no_proxy": "localhost,127.0.0.1",
+    "VLLM_LOGGING_COLOR": "0",  # no escape codes in log files
+    "TORCH_CPP_LOG_LEVEL": "ERROR",  # PyTorch's notes to its developers
+    "TORCH_LOGS": "-all",
 }
 CLASSROOM_ENV = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; every page is touched at start, so more costs time
+    "OMP_NUM_THREADS": "1",  # the model is tiny: a second thread only waits, and on a busy machine waits forever
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # two engines at once must not sit on the same core
 }
 
 
@@ -84,8 +87,8 @@ def get_profile(environ: Mapping[str, str] = os.environ) -> Profile:
 
     The order is: `TUTORIAL_PROFILE`; the CPU build of vLLM is installed → `classroom`; a CUDA device answers →
     `gpu`; else `classroom`. Further variables: `TUTORIAL_MODEL_DIR`, `TUTORIAL_DTYPE`,
-    `TUTORIAL_MAX_MODEL_LEN` (tokens), `TUTORIAL_GPU_MEMORY_UTILIZATION` (0–1), `TUTORIAL_PORT`,
-    `TUTORIAL_BASE_URL`. Introduced in notebook 01.
+    `TUTORIAL_MAX_MODEL_LEN` (tokens), `TUTORIAL_GPU_MEMORY_UTILIZATION` (0–1), `TUTORIAL_PORT`.
+    Introduced in notebook 01.
 
     Raises:
         ConfigError: a variable holds a value that cannot be used; the message names it and what is allowed.
@@ -94,9 +97,6 @@ def get_profile(environ: Mapping[str, str] = os.environ) -> Profile:
     gpu = name == "gpu"
     models = AUTODL_DATA_DISK / "models" if gpu and AUTODL_DATA_DISK.is_dir() else REPO_ROOT / "build" / "models"
     model_id = "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B" if gpu else "classroom/DeepSeek-R1-Classroom"
-    base_url = environ.get("TUTORIAL_BASE_URL", "").rstrip("/").removesuffix("/v1")
-    if base_url and not base_url.startswith(("http://", "https://")):
-        raise ConfigError(f"TUTORIAL_BASE_URL={base_url!r}：要以 http:// 或 https:// 开头，例如 http://192.168.1.10:8000")
     return Profile(
         name=name,
         reason=reason,
@@ -109,7 +109,6 @@ def get_profile(environ: Mapping[str, str] = os.environ) -> Profile:
             environ, "TUTORIAL_GPU_MEMORY_UTILIZATION", 0.9 if gpu else 0.15, low=0.01, high=1
         ),
         port=int(_number(environ, "TUTORIAL_PORT", 8000, low=1024, high=65535)),
-        base_url=base_url or None,
         engine_env=COMMON_ENV if gpu else COMMON_ENV | CLASSROOM_ENV,
     )
 

@@ -1,0 +1,125 @@
+"""A read-only mirror of model folders that speaks ModelScope's download protocol. Introduced in notebook 02.
+
+One machine of a class downloads the model, the others fetch it from there over the LAN:
+`python -m helpers.mirror DIR --host 0.0.0.0`, where the files lie in `DIR/<owner>/<name>/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from helpers.errors import DownloadError
+from helpers.mirror_app import Served, create_app, list_files, list_models, sha256
+
+__all__ = ["Mirror", "Served", "create_app", "main"]
+
+
+class Mirror:
+    """The mirror in a thread of this process: `with Mirror(folder) as mirror: ...`, or `start()` and `stop()`.
+
+    Attributes:
+        endpoint: the value for `MODELSCOPE_ENDPOINT`, once started.
+        served: the last 10 000 requests, oldest first; `served.clear()` begins a new count.
+    """
+
+    def __init__(
+        self, root: Path, *, host: str = "127.0.0.1", port: int = 0, on_sent: Callable[[Served], None] | None = None
+    ) -> None:
+        """Prepare to serve `root`; port 0 is any free one. Raises DownloadError if `root` is no folder."""
+        app = create_app(root, on_sent=on_sent)
+        self.app: ASGIApp = app
+        self.served: deque[Served] = app.state.served
+        self.endpoint = ""
+        self._address = (host, port)
+        self._server: uvicorn.Server | None = None
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes of model files sent; listings and refusals do not count."""
+        return sum(entry.sent_bytes for entry in self.served if entry.file and entry.status in (200, 206))
+
+    def start(self) -> Mirror:
+        """Return when the mirror answers. Raises DownloadError if the address cannot be used."""
+        if self._server is None:
+            try:
+                listener = socket.create_server(self._address)
+            except (OSError, OverflowError) as error:
+                raise DownloadError("镜像不能用 {}:{}（{}）。请换一个端口。".format(*self._address, error)) from None
+            host, port = listener.getsockname()[:2]
+            self.endpoint = f"http://{_lan_address() if host == '0.0.0.0' else host}:{port}"
+            config = uvicorn.Config(self.app, lifespan="off", log_level="error", timeout_graceful_shutdown=1)
+            self._server = uvicorn.Server(config)
+            self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
+            self._thread.start()
+            while self._thread.is_alive() and not self._server.started:
+                time.sleep(0.01)
+        return self
+
+    def stop(self) -> None:
+        """Stop; transfers that still run are cut after one second. A second call does nothing."""
+        if self._server is not None:
+            self._server.should_exit = True
+            self._thread.join()
+            self._server = None
+
+    __enter__ = start
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+
+def _lan_address() -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # UDP: connecting sends nothing
+        try:
+            probe.connect(("10.255.255.255", 1))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return socket.gethostname()
+
+
+def _show_progress(entry: Served) -> None:
+    """Print who fetches what: a line when a file is whole, and at each tenth of one above 100 MB."""
+    tenth = 10 * (entry.first_byte + entry.sent_bytes) // max(entry.total_bytes, 1)
+    if entry.file and entry.status in (200, 206) and tenth != entry.shown_tenth:
+        entry.shown_tenth = tenth
+        if tenth == 10 or entry.total_bytes > 100e6:
+            print(f"{time.strftime('%X')}  {entry.client}  {entry.file}  {10 * tenth} %", flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve a folder until Ctrl-C. Return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m helpers.mirror", description=__doc__)
+    parser.add_argument("folder", type=Path, metavar="DIR")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: reachable from the LAN")
+    parser.add_argument("--port", type=int, default=8090)
+    chosen = parser.parse_args(arguments)
+    try:
+        mirror = Mirror(chosen.folder, host=chosen.host, port=chosen.port, on_sent=_show_progress)
+        for model_id in list_models(chosen.folder):
+            print(f"{model_id}：计算 SHA-256 …", flush=True)  # now, for the SDK waits only 15 s for a listing
+            list(map(sha256, list_files(chosen.folder, model_id).values()))
+        mirror.start()
+    except DownloadError as error:
+        print(error)
+        return 1
+    print(
+        f"镜像已就绪，Ctrl-C 停止。学员在下载之前设这一行：\nexport MODELSCOPE_ENDPOINT={mirror.endpoint}", flush=True
+    )
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        mirror.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

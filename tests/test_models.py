@@ -1,0 +1,262 @@
+"""helpers.models: sizes from config.json, whole and broken folders, and every place where a model may lie."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from download_kit import MODEL_ID, TINY, WEIGHTS, make_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers import models
+from helpers.config import Profile, get_profile
+from helpers.errors import ModelError
+from helpers.models import (
+    SEVEN_B_CONFIG,
+    ModelSize,
+    check_model,
+    explain_download_error,
+    find_model,
+    model_size,
+)
+
+SHARD = "model-00002-of-000002.safetensors"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_model(tmp_path / "m", weights=100)
+
+
+def profile(model_dir: Path, *, name: str = "gpu", model_id: str = MODEL_ID) -> Profile:
+    return replace(get_profile({"TUTORIAL_PROFILE": name}), model_id=model_id, model_dir=model_dir)
+
+
+# --- sizes
+
+
+def test_the_published_shape_gives_the_published_figures() -> None:
+    size = model_size(SEVEN_B_CONFIG)
+    assert size == ModelSize(7_615_616_512, 7_615_616_512 * 2 / 1024**3, 56 * 1024)
+    assert round(size.weights_gib, 1) == 14.2
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"tie_word_embeddings": True}, {"num_key_value_heads": 4, "num_hidden_layers": 3}]
+)
+def test_the_count_is_that_of_a_real_checkpoint(change: dict[str, Any], tmp_path: Path) -> None:
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    shape = {key: value for key, value in (TINY | change).items() if key != "model_type"}
+    Qwen2ForCausalLM(Qwen2Config(**shape)).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_text("{}")
+    files, size = check_model(tmp_path), model_size(tmp_path, bytes_per_weight=4)
+    assert size.parameters == files.parameters and files.weight_bytes == 4 * size.parameters
+    assert size.weights_gib == pytest.approx(files.weight_bytes / 1024**3)
+    heads = shape["num_key_value_heads"]
+    assert size.kv_bytes_per_token == 2 * shape["num_hidden_layers"] * heads * 4 * 4  # head_dim 16/4, float32
+
+
+@pytest.mark.parametrize(
+    "key", ["num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size"]
+)
+@pytest.mark.parametrize("value", [None, 0, -1, "28", 2.5, True, []])
+def test_a_number_that_cannot_be_is_named(key: str, value: object) -> None:
+    with pytest.raises(ModelError, match=key):
+        model_size({**SEVEN_B_CONFIG, key: value})
+
+
+@pytest.mark.parametrize("config", [None, [], 7, {}, {**SEVEN_B_CONFIG, "model_type": "llama"}])
+def test_no_qwen2_config_is_refused(config: Any) -> None:
+    with pytest.raises(ModelError):
+        model_size(config)
+
+
+@pytest.mark.parametrize("width", [0, -2, float("nan"), None, "2"])
+def test_no_width_is_refused(width: Any) -> None:
+    with pytest.raises(ModelError, match="bytes_per_weight"):
+        model_size(SEVEN_B_CONFIG, bytes_per_weight=width)
+
+
+# --- whole or not
+
+
+def test_a_whole_folder_is_counted(tmp_path: Path) -> None:
+    found = check_model(make_model(tmp_path / "m", weights=100, shards=2))
+    assert (found.parameters, found.weight_bytes) == (200, 800)
+    assert [file.name for file in found.weight_files] == ["model-00001-of-000002.safetensors", SHARD]
+    assert check_model(str(tmp_path / "m")) == found
+
+
+def cut(file: Path) -> None:
+    os.truncate(file, file.stat().st_size - 1)
+
+
+BREAKS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "no config": ("config.json", Path.unlink),
+    "empty config": ("config.json", lambda f: f.write_bytes(b"")),
+    "cut config": ("config.json", cut),
+    "config is a list": ("config.json", lambda f: f.write_text("[]")),
+    "config is no UTF-8": ("config.json", lambda f: f.write_bytes(b'{"a": "\xff\xfe"}')),
+    "config is nested without end": ("config.json", lambda f: f.write_text("[" * 100_000)),
+    "config is a folder": ("config.json", lambda f: (f.unlink(), f.mkdir())),
+    "no tokenizer": ("tokenizer.json", Path.unlink),
+    "cut tokenizer": ("tokenizer.json", cut),
+    "no tokenizer config": ("tokenizer_config.json", Path.unlink),
+    "missing shard": (SHARD, Path.unlink),
+    "empty shard": (SHARD, lambda f: f.write_bytes(b"")),
+    "shard cut in the header": (SHARD, lambda f: os.truncate(f, 20)),
+    "shard one byte short": (SHARD, cut),
+    "shard one byte long": (SHARD, lambda f: f.write_bytes(f.read_bytes() + b"\0")),
+    "shard is a web page": (SHARD, lambda f: f.write_text("<html>404 Not Found</html>")),
+    "header longer than memory": (SHARD, lambda f: f.write_bytes(struct.pack("<Q", 2**63) + b"{}")),
+    "header is a list": (SHARD, lambda f: f.write_bytes(struct.pack("<Q", 2) + b"[]")),
+    "header without shapes": (SHARD, lambda f: f.write_bytes(struct.pack("<Q", 10) + b'{"w": {}}\n')),
+    "cut index": ("model.safetensors.index.json", cut),
+    "index without map": ("model.safetensors.index.json", lambda f: f.write_text('{"weight_map": []}')),
+    "unfinished file": (f"{WEIGHTS}.incomplete", Path.touch),
+    "unfinished part": (f"{WEIGHTS}_0_167772159", Path.touch),
+    "unfinished merge": (f"{WEIGHTS}.parallel_tmp", Path.touch),
+}
+
+
+@pytest.mark.parametrize("fault", BREAKS)
+def test_a_broken_folder_is_refused_by_the_name_of_the_file(fault: str, tmp_path: Path) -> None:
+    name, harm = BREAKS[fault]
+    folder = make_model(tmp_path / "m", weights=100, shards=2)
+    harm(folder / name)
+    with pytest.raises(ModelError) as caught:
+        check_model(folder)
+    assert str(folder / name) in str(caught.value)
+    with pytest.raises(ModelError) as caught:
+        find_model(profile(folder), environ={"MODELSCOPE_CACHE": str(tmp_path / "none")})
+    assert str(folder / name) in str(caught.value)
+
+
+def test_a_single_missing_weight_file_is_named(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(ModelError, match=WEIGHTS):
+        check_model(folder)
+
+
+@pytest.mark.parametrize("path", [None, 7, b"\xff", "", "/nowhere", "a\0b", "x" * 5000, Path(__file__)])
+def test_no_folder_is_refused(path: Any) -> None:
+    with pytest.raises(ModelError, match=r"没有模型文件夹|要一个模型文件夹"):
+        check_model(path)
+
+
+@settings(max_examples=200, deadline=None)
+@given(content=st.one_of(st.binary(max_size=200), st.binary(max_size=80).map(lambda b: struct.pack("<Q", len(b)) + b)))
+def test_any_bytes_as_weights_are_refused_with_our_error(
+    content: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "any-bytes"
+    if not folder.exists():
+        make_model(folder, weights=10)
+    (folder / WEIGHTS).write_bytes(content)
+    with pytest.raises(ModelError, match=WEIGHTS):
+        check_model(folder)
+
+
+# --- where it lies
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "models/acme--R1.5-7B/snapshots/master",
+        "models/acme--R1.5-7B/snapshots/v1.0",
+        "acme/R1.5-7B",
+        "acme/R1___5-7B",
+        "hub/acme/R1.5-7B",
+        "hub/models/acme/R1___5-7B",
+        "models/acme/R1___5-7B",
+        "models/acme/R1.5-7B",
+    ],
+)
+@pytest.mark.parametrize("root", ["MODELSCOPE_CACHE", "home", "above"])
+def test_every_cache_layout_is_found(root: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    cache = {"home": tmp_path / "home/.cache/modelscope", "above": tmp_path / "disk"}.get(root, tmp_path / "cache")
+    environ = {"MODELSCOPE_CACHE": str(cache)} if root == "MODELSCOPE_CACHE" else {}
+    wanted = profile(tmp_path / "disk" / "weights" / "acme" / "mine", model_id="acme/R1.5-7B")
+    with pytest.raises(ModelError):
+        find_model(wanted, environ=environ)
+    folder = make_model(cache / place, weights=10)
+    assert find_model(wanted, environ=environ) == folder
+
+
+def test_model_dir_comes_before_the_cache_and_master_before_other_revisions(tmp_path: Path) -> None:
+    environ = {"MODELSCOPE_CACHE": str(tmp_path / "cache")}
+    snapshots = tmp_path / "cache" / "models" / "classroom--Tiny" / "snapshots"
+    make_model(snapshots / "aaa", weights=10)
+    make_model(snapshots / "master", weights=10)
+    wanted = profile(tmp_path / "a" / "b" / "m")
+    assert find_model(wanted, environ=environ) == snapshots / "master"
+    (snapshots / "master" / WEIGHTS).unlink()
+    assert find_model(wanted, environ=environ) == snapshots / "aaa"
+    make_model(wanted.model_dir, weights=10)
+    assert find_model(wanted, environ=environ) == wanted.model_dir
+
+
+def test_the_shipped_model_serves_the_classroom_profile_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = make_model(tmp_path / "shipped", weights=10)
+    monkeypatch.setattr(models, "CLASSROOM_MODEL_DIR", shipped)
+    environ = {"MODELSCOPE_CACHE": str(tmp_path / "none")}
+    assert find_model(profile(tmp_path / "a/b/m", name="classroom"), environ=environ) == shipped
+    with pytest.raises(ModelError, match="02 号笔记本") as caught:
+        find_model(profile(tmp_path / "a/b/m"), environ=environ)
+    assert str(tmp_path / "a/b/m") in str(caught.value) and str(tmp_path / "none") in str(caught.value)
+
+
+def test_a_broken_folder_that_the_reader_named_is_not_replaced_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "CLASSROOM_MODEL_DIR", make_model(tmp_path / "shipped", weights=10))
+    mine = make_model(tmp_path / "mine", weights=10)
+    (mine / "tokenizer.json").unlink()
+    wanted = profile(mine, name="classroom")
+    assert find_model(wanted, environ={}) == tmp_path / "shipped"
+    with pytest.raises(ModelError, match=r"tokenizer\.json"):
+        find_model(wanted, environ={"TUTORIAL_MODEL_DIR": str(mine)})
+
+
+# --- why a download failed (errors of the real SDK are in test_download.py)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "磁盘满了"),
+        (ConnectionError("HTTPConnectionPool(host='10.0.0.9', port=8090): refused"), "10.0.0.9:8090"),
+        (TimeoutError(), "MODELSCOPE_ENDPOINT"),
+        (ValueError("Expected one thing\nand more"), "ValueError）：Expected one thing"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+    ],
+)
+def test_any_error_becomes_one_line(error: BaseException, says: str) -> None:
+    assert says in explain_download_error(error) and "\n" not in explain_download_error(error)
+
+
+def test_the_error_of_the_file_that_failed_is_explained() -> None:
+    error = RuntimeError("1 of 4 files failed")
+    error.failed_files = {WEIGHTS: OSError(errno.ENOSPC, "full")}  # type: ignore[attr-defined]
+    assert "磁盘满了" in explain_download_error(error) and WEIGHTS in explain_download_error(error)
+
+
+def test_importing_loads_no_engine_and_no_sdk() -> None:
+    import subprocess
+    import sys
+
+    code = "import json, sys, helpers.models, helpers.mirror; print(json.dumps([m.split('.')[0] for m in sys.modules]))"
+    loaded = json.loads(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    assert not {"torch", "vllm", "modelscope", "modelscope_hub", "transformers", "numpy"} & set(loaded)
