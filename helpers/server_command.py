@@ -1,0 +1,80 @@
+"""Read a `vllm serve` command: which model, under which name, on which address, and whether it can be run."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from helpers.errors import ServerError
+
+__all__ = ["LOOPBACK", "ServeCommand", "readable"]
+
+LOOPBACK = ("127.0.0.1", "localhost")
+
+
+class ServeCommand:
+    """An argv list `["vllm", "serve", model, "--flag", "value", …]`.
+
+    Attributes:
+        words: the argv list.
+        model: path of the model folder, as written in the command.
+        name: the served model name; without the flag vLLM takes the path.
+        host, port: where it listens; without the flags vLLM takes every interface and 8000.
+
+    Raises:
+        ServerError: it cannot be used; the message names the part and what is needed.
+    """
+
+    def __init__(self, command: Sequence[str]) -> None:
+        if isinstance(command, str | bytes) or not isinstance(command, Sequence):
+            raise ServerError("command 要是一个参数列表，例如 serve_command(profile, model_path) 的返回值。")
+        self.words = [str(word) for word in command]
+        self.model = dict(zip(self.words, self.words[1:], strict=False)).get("serve", "-")
+        if self.model.startswith("-"):
+            raise ServerError('command 要以 ["vllm", "serve", 模型路径, …] 开头。')
+        if self._flag("--api-key", ""):
+            raise ServerError(
+                "不要把密钥写进命令：ps 会让同一台机器上的人都看到。请用 api_key= 或环境变量 VLLM_API_KEY。"
+            )
+        self.name = self._flag("--served-model-name", self.model)
+        self.host = self._flag("--host", "0.0.0.0")
+        port = self._flag("--port", "8000")
+        if not port.isascii() or not port.isdigit() or len(port) > 5 or not 1 <= int(port) <= 65535:
+            raise ServerError(f"--port 要是 1 到 65535 之间的整数，现在是 {port[:20]!r}。")
+        self.port = int(port)
+
+    def _flag(self, name: str, default: str) -> str:
+        """The value of a flag, the last one if it stands twice; vLLM reads `_` in a flag as `-`."""
+        value = default
+        for word, following in zip(self.words, [*self.words[1:], ""], strict=True):
+            flag, equals, text = word.partition("=")
+            if flag.replace("_", "-") == name:
+                value = text if equals else following
+        return value
+
+    def program(self) -> list[str]:
+        """The argv list with the program found: `vllm` beside this Python, since a kernel's PATH may lack it.
+
+        Raises:
+            ServerError: the program or the model folder is missing.
+        """
+        name = self.words[0]
+        beside = Path(sys.executable).parent / name
+        found = str(beside) if os.sep not in name and beside.is_file() else shutil.which(name)
+        if found is None:
+            raise ServerError(f"找不到命令 {name}。请按 README 装好环境，并确认笔记本选对了内核。")
+        if self.model.startswith(("/", ".", "~")) and not (Path(self.model) / "config.json").is_file():
+            problem = "里没有 config.json" if Path(self.model).is_dir() else "不存在"
+            raise ServerError(
+                f"{self.model} {problem}，没有启动服务器。请检查路径；还没有下载的话，先运行 02 号笔记本。"
+            )
+        return [found, *self.words[1:]]
+
+
+def readable(words: Sequence[str]) -> str:
+    """The command as one would type it, one flag a line."""
+    return shlex.join(words).replace(" --", " \\\n    --")

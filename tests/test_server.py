@@ -1,0 +1,459 @@
+"""`helpers.server` and `helpers.processes` against a stand-in: faults that the real server shows slowly or never."""
+
+import json
+import os
+import random
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from helpers import get_profile, processes, server, server_log
+from helpers.errors import ServerError
+from helpers.processes import State
+from helpers.server import VLLMServer, free_port, serve_command
+
+FAKE = [sys.executable, str(Path(__file__).parent / "fakes" / "fake_vllm.py")]
+DEADLINE_S = 60.0
+Make = Callable[..., VLLMServer]
+
+KERNEL = """
+import sys, time
+from pathlib import Path
+from helpers import server
+server.STATE_DIR, server.LOG_DIR = Path(sys.argv[1]) / "servers", Path(sys.argv[1]) / "logs"
+one = server.VLLMServer(sys.argv[2:]).start()
+print("READY", one.pid, one.attached, flush=True)
+for line in sys.stdin:
+    one.stop()
+    print("STOPPED", flush=True)
+"""
+
+
+def until(done: Callable[[], object]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not done():
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.05)
+
+
+def mentioning(word: object) -> list[psutil.Process]:
+    """Processes, zombies included, with `word` in their command line."""
+    return [p for p in psutil.process_iter(["cmdline"]) if p.pid != os.getpid() and str(word) in str(p.info["cmdline"])]
+
+
+def zombies() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children(recursive=True) if p.status() == psutil.STATUS_ZOMBIE]
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model folder, and state and log folders of this test alone."""
+    monkeypatch.setattr(server, "STATE_DIR", tmp_path / "servers")
+    monkeypatch.setattr(server, "LOG_DIR", tmp_path / "logs")
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    return tmp_path / "model"
+
+
+def command(model: Path, port: int, *extra: str) -> list[str]:
+    return [*FAKE, *serve_command(get_profile({"TUTORIAL_PROFILE": "classroom"}), model, port=port, extra=extra)[1:]]
+
+
+@pytest.fixture
+def make(model: Path) -> Iterator[Make]:
+    """Make a server on a free port; afterwards nothing of it may be left: no process, no zombie, no port, no state."""
+    port = free_port(random.randrange(20000, 30000))
+
+    def build(faults: str = "", **options: object) -> VLLMServer:
+        return VLLMServer(command(model, port), env={"FAKE_VLLM": faults}, **options)  # type: ignore[arg-type]
+
+    yield build
+    server.main(["stop"])
+    until(lambda: not mentioning(model.parent))
+    assert not zombies()
+    assert processes.port_is_free(port)
+    assert not list(server.STATE_DIR.glob("*.json"))
+
+
+@pytest.fixture
+def kernel(model: Path) -> Iterator[Callable[[int], "subprocess.Popen[str]"]]:
+    """Start another process that starts (or joins) the server, as a second notebook would."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(port: int) -> "subprocess.Popen[str]":
+        argv = [sys.executable, "-c", KERNEL, str(model.parent), *command(model, port)]
+        started.append(subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(process: "subprocess.Popen[str]", word: str) -> list[str]:
+    assert process.stdout
+    for line in process.stdout:
+        if line.startswith(word):
+            return line.split()
+    raise AssertionError(f"the kernel ended before {word}")
+
+
+def test_start_answers_and_stop_leaves_nothing(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    with make() as one:
+        assert one.pid and psutil.pid_exists(one.pid)
+        assert os.getsid(one.pid) != os.getsid(0)
+        assert (one.attached, one.base_url) == (False, f"http://127.0.0.1:{one.port}")
+        assert 0 < one.ready_after_s < DEADLINE_S
+        assert one.log_file.is_file() and "non-default args" in one.log_tail()
+    shown = capsys.readouterr().out
+    assert shlex.split(shown[: shown.index("00:00")].replace("\\\n", "")) == one.command.words
+    assert one.pid is None
+    one.stop()
+    assert "没有本课程的服务器" in capsys.readouterr().out
+
+
+def test_a_server_that_ignores_term_is_killed_with_its_workers(make: Make) -> None:
+    one = make("deaf,worker").start()
+    assert len(mentioning("time.sleep(600)")) >= 1
+    state = State.read(server.STATE_DIR / f"{one.port}.json")
+    assert state
+    everything = processes.members(state)
+    assert len(everything) == 3  # keeper, server, worker
+    one.stop(timeout_s=0.5)
+    assert not [p for p in everything if p.is_running()]
+
+
+def test_death_at_start_is_told_with_the_log(make: Make) -> None:
+    with pytest.raises(ServerError, match="退出码 3") as caught:
+        make("die,worker").start()
+    assert "nobody has seen before" in str(caught.value)
+    assert "下一步" in str(caught.value)
+
+
+def test_a_server_that_hangs_at_start_meets_the_deadline(make: Make) -> None:
+    with pytest.raises(ServerError, match="等了 2 秒") as caught:
+        make("hang,deaf,worker", ready_timeout_s=2).start()
+    assert "ready_timeout_s" in str(caught.value)
+
+
+def test_interrupt_while_waiting_ends_the_server(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = make("hang,worker")
+
+    def interrupt() -> bool:
+        if one.pid:
+            os.kill(os.getpid(), signal.SIGINT)
+        return False
+
+    monkeypatch.setattr(one, "_healthy", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        one.start()
+    assert not processes.State.read(server.STATE_DIR / f"{one.port}.json")
+
+
+def test_interrupt_before_the_keeper_has_written_its_file(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = make("hang,worker")
+    file = server.STATE_DIR / f"{one.port}.json"
+
+    def interrupt(*_: object) -> None:
+        until(lambda: one.pid and len(mentioning(one.command.model)) == 1)
+        state = State.read(file)
+        assert state
+        replace(state, pid=0, create_time=0.0, processes=[]).write(file)  # as if the keeper had not come to it
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(one, "_wait", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        one.start()
+
+
+def test_run_all_twice_attaches_and_names_a_changed_command(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = make().start(), make().start()
+    assert (first.pid, second.attached, second.ready_after_s) == (second.pid, True, 0.0)
+    assert "注意" not in capsys.readouterr().out
+    third = make()
+    third.command.words += ["--seed", "1"]
+    assert third.start().pid == first.pid
+    assert "命令不同" in capsys.readouterr().out
+    second.stop()
+    assert first.pid is None
+
+
+def test_two_notebooks_at_once_share_one_server_and_the_last_one_stops_it(
+    make: Make, kernel: Callable[[int], "subprocess.Popen[str]"]
+) -> None:
+    port = make().port
+    pair = [kernel(port), kernel(port)]
+    answers = [wait_for(process, "READY") for process in pair]
+    assert answers[0][1] == answers[1][1]  # one pid
+    assert {answer[2] for answer in answers} == {"True", "False"}  # one of them started it
+    starter, guest = sorted(pair, key=lambda process: answers[pair.index(process)][2])
+    pid = int(answers[0][1])
+    assert starter.stdin and guest.stdin
+    print("stop", file=starter.stdin, flush=True)
+    wait_for(starter, "STOPPED")
+    starter.kill()  # not even the end of the kernel that started it takes it from the guest
+    starter.wait()
+    time.sleep(3 * processes.POLL_S)
+    assert psutil.pid_exists(pid)
+    print("stop", file=guest.stdin, flush=True)
+    wait_for(guest, "STOPPED")
+    assert not psutil.pid_exists(pid)
+
+
+@pytest.mark.parametrize("faults", ["", "deaf,worker"])
+def test_a_killed_kernel_takes_its_server_along(
+    make: Make, kernel: Callable[[int], "subprocess.Popen[str]"], faults: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_VLLM", faults)
+    process = kernel(make().port)
+    pid = int(wait_for(process, "READY")[1])
+    process.kill()
+    until(lambda: not psutil.pid_exists(pid))
+
+
+def test_a_killed_server_is_noticed_and_its_workers_are_ended(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    one = make("worker").start()
+    state_file = server.STATE_DIR / f"{one.port}.json"
+    assert one.pid
+    os.kill(one.pid, signal.SIGKILL)
+    until(lambda: (state := State.read(state_file)) and state.exit_code is not None)
+    until(lambda: not mentioning("time.sleep(600)"))
+    capsys.readouterr()
+    server.main(["status"])
+    assert "被信号 9 杀死" in capsys.readouterr().out
+    one.start()
+    assert "被信号 9 杀死" in capsys.readouterr().out
+    assert one.pid and not one.attached
+
+
+def test_orphans_are_found_when_keeper_and_server_were_killed(make: Make) -> None:
+    one = make("worker").start()
+    state = State.read(server.STATE_DIR / f"{one.port}.json")
+    assert state
+    keeper, started = (pid for pid, _ in state.processes[:2])
+    os.kill(keeper, signal.SIGSTOP)  # or it would end the orphans, or the server would hear of its death
+    os.kill(started, signal.SIGKILL)
+    os.kill(keeper, signal.SIGKILL)
+    until(lambda: one.pid is None)
+    assert [p.cmdline()[-1] for p in processes.members(state)] == [p.cmdline()[-1] for p in mentioning("600")]
+    one.stop(timeout_s=1)
+    assert not processes.members(state)
+
+
+def test_the_keeper_adopts_orphans_so_that_they_are_reaped(make: Make) -> None:
+    one = make("worker").start()
+    state = State.read(server.STATE_DIR / f"{one.port}.json")
+    assert state and one.pid
+    keeper = psutil.Process(state.processes[0][0])
+    worker = psutil.Process(one.pid).children()[0]
+    keeper.suspend()
+    os.kill(one.pid, signal.SIGKILL)
+    until(lambda: worker.ppid() != one.pid and worker.ppid() not in [pid for pid, _ in state.processes[1:]])
+    adopted_by = worker.ppid()
+    keeper.resume()
+    assert adopted_by == keeper.pid
+    until(lambda: not worker.is_running())
+
+
+def test_the_port_of_another_program_is_named_with_its_owner(make: Make) -> None:
+    one = make()
+    taken = pytest.raises(ServerError, match=f"端口 {one.port} 已被占用：pid {os.getpid()}")
+    with socket.create_server(("127.0.0.1", one.port)), taken as caught:
+        one.start()
+    assert "kill" in str(caught.value) and "换一个端口" in str(caught.value)
+
+
+def test_another_model_on_the_port_is_refused_and_left_alone(make: Make, model: Path) -> None:
+    first = make().start()
+    other = model.with_name("other")
+    other.mkdir()
+    (other / "config.json").write_text("{}")
+    with pytest.raises(ServerError, match=rf"模型是 r1（{model}）.*\n.*helpers.server stop"):
+        VLLMServer(command(other, first.port)).start()
+    assert first.pid
+
+
+def test_a_server_of_somebody_else_is_used_but_never_stopped(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    one = make()
+    with subprocess.Popen(one.command.words) as foreign:
+        until(lambda: not processes.port_is_free(one.port))
+        assert one.start().attached and one.pid is None
+        one.stop()
+        assert "不是本课程启动的" in capsys.readouterr().out
+        assert foreign.poll() is None
+        foreign.kill()
+
+
+@pytest.mark.parametrize(("folder", "says"), [("gone", "不存在"), ("empty", "没有 config.json")])
+def test_a_missing_or_empty_model_folder_is_refused_before_start(
+    make: Make, tmp_path: Path, folder: str, says: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    one = make()
+    with pytest.raises(ServerError, match=says):
+        VLLMServer(command(tmp_path / folder, one.port)).start()
+    assert not one.log_file.exists()
+
+
+def test_a_log_that_cannot_be_written_is_named(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(ServerError, match="写不了文件"):
+        make(log_file=tmp_path).start()
+    (tmp_path / "file").touch()
+    with pytest.raises(ServerError, match="写不了文件"):
+        make(log_file=tmp_path / "file" / "x.log").start()
+
+
+def test_a_dead_proxy_in_the_environment_changes_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "intranet.example")
+    with make() as one:
+        assert "proxy: intranet.example,127.0.0.1,localhost" in one.log_tail()
+
+
+def test_the_key_stands_nowhere_but_in_the_environment(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    key = "k-314159"
+    with make(api_key=key) as one:
+        assert one.pid and psutil.Process(one.pid).environ()["VLLM_API_KEY"] == key
+        assert not mentioning(key)
+        state = (server.STATE_DIR / f"{one.port}.json").read_text()
+        assert key not in capsys.readouterr().out + one.log_tail() + state + repr(one) + str(one)
+
+
+def test_a_wider_host_needs_the_argument_and_a_key(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wide = [word if word != "127.0.0.1" else "0.0.0.0" for word in command(model, 29999)]
+    for options in ({}, {"expose": True}, {"api_key": "k"}):
+        with pytest.raises(ServerError, match="expose=True 和 api_key="):
+            VLLMServer(wide, **options)  # type: ignore[arg-type]
+    with pytest.raises(ServerError, match=r"0\.0\.0\.0"):  # vLLM's own default is every interface
+        VLLMServer(["vllm", "serve", str(model)])
+    with VLLMServer(wide, expose=True, api_key="k", env={"FAKE_VLLM": ""}) as one:
+        assert one.base_url == "http://127.0.0.1:29999"
+    assert "/invocations" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "vllm serve model", b"vllm", [], ["vllm"], ["vllm", "serve"], ["vllm", "serve", "--port", "8000"],
+        ["vllm", "serve", "m", "--host", "127.0.0.1", "--port", "0"],
+        ["vllm", "serve", "m", "--host", "127.0.0.1", "--port", "eighty"],
+        ["vllm", "serve", "m", "--host", "127.0.0.1", "--port=99999"],
+        ["vllm", "serve", "m", "--host", "127.0.0.1", "--api-key", "k"],
+        ["vllm", "serve", "m", "--host", "127.0.0.1", "--api-key=k"],
+        ["vllm", "serve", "m", "--host", "127.0.0.1", "--api_key", "k"],
+        None, 5, {"vllm": "serve"}, ["vllm", "serve", "m", "--host", "127.0.0.1", "--port", "9" * 5000],
+    ],
+)  # fmt: skip
+def test_commands_that_cannot_be_used_are_refused(bad: object) -> None:
+    with pytest.raises(ServerError):
+        VLLMServer(bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bad", [None, "8000", 0, -1, 65536, 10**30, 3.5, True])
+def test_free_port_refuses_what_is_no_port(bad: object) -> None:
+    with pytest.raises(ServerError):
+        free_port(bad)  # type: ignore[arg-type]
+
+
+def test_free_port_steps_over_a_taken_one() -> None:
+    port = free_port(random.randrange(30000, 32000))
+    with socket.create_server(("127.0.0.1", port)):
+        assert free_port(port) > port
+    assert free_port(port) == port
+
+
+@pytest.mark.parametrize("bad", [0, -1, float("nan")])
+def test_the_deadline_must_be_positive(make: Make, bad: float) -> None:
+    with pytest.raises(ServerError, match="ready_timeout_s"):
+        make(ready_timeout_s=bad)
+
+
+def test_an_unknown_program_is_named(make: Make, model: Path) -> None:
+    with pytest.raises(ServerError, match="找不到命令 no-such-vllm"):
+        VLLMServer(["no-such-vllm", *command(model, make().port)[2:]]).start()
+
+
+def test_a_recycled_pid_is_never_ended(make: Make) -> None:
+    """The state names a living process, but with another start time: it is somebody else's."""
+    one = make()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True) as other:
+        pid, born = processes.ident(other.pid)
+        stale = State(one.port, one.command.model, "r1", one.command.words, "x", [], pid, born - 60, [(pid, born - 60)])
+        server.STATE_DIR.mkdir()
+        stale.write(server.STATE_DIR / f"{one.port}.json")
+        server.main(["stop"])
+        assert other.poll() is None
+        processes.end(replace(stale, create_time=born, processes=[(pid, born)]), timeout_s=10)
+        assert processes.living((pid, born)) is None
+
+
+def test_status_and_stop_on_the_command_line(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    server.main(["status"])
+    assert "没有本课程启动的服务器" in capsys.readouterr().out
+    one = make().start()
+    server.main(["status"])
+    assert f"端口 {one.port}：pid {one.pid}" in capsys.readouterr().out
+    server.main(["stop"])
+    assert one.pid is None
+    run = subprocess.run(
+        [sys.executable, "-m", "helpers.server", "explode"], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 2
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"port": 1}', '{"users": 3, "processes": []}', "\x00\xff"])
+def test_a_broken_state_file_is_not_a_server(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "8000.json"
+    file.write_text(content)
+    assert State.read(file) is None
+    assert State.read(tmp_path) is None
+
+
+def test_the_import_is_light() -> None:
+    code = "import sys, helpers.server; print([m for m in ('torch', 'vllm') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stdout == "[]\n"
+
+
+RECORDED = json.loads((Path(__file__).parent / "fakes" / "vllm_messages.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_recorded_messages_are_recognised(name: str) -> None:
+    """Lines recorded from vLLM 0.32.0 (CPU) or copied from its source where only a GPU shows them."""
+    sentence = RECORDED[name]["says"]
+    found = server_log.diagnose("\n".join(["INFO loading", RECORDED[name]["log"], "Traceback …"]))
+    assert found and sentence in found[0] + found[1]
+
+
+def test_an_unknown_message_is_not_explained_away() -> None:
+    assert server_log.diagnose("") is None
+    assert server_log.diagnose("ValueError: never seen\n" * 10_000) is None
+
+
+def test_the_phase_is_the_last_one_reached() -> None:
+    log = ""
+    assert server_log.phase(log) == server_log.PHASES[0][1]
+    for mark, words in server_log.PHASES[1:]:
+        log += f"(EngineCore pid=1) INFO {mark} …\n"
+        assert server_log.phase(log) == words
+
+
+def test_tail_of_odd_logs(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    assert server_log.tail(file) == server_log.tail(tmp_path) == ""
+    file.write_bytes(b"\xff\xfe\x00 half \xe4\xbd\n" * 100_000 + "最后一行".encode())
+    assert server_log.tail(file, lines=1) == "最后一行"
+    assert server_log.tail(file, lines=0) == ""
+    assert len(server_log.tail(file, lines=10**9)) <= server_log.TAIL_BYTES
