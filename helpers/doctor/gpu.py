@@ -1,0 +1,202 @@
+"""Checks of the NVIDIA driver and card. They read what `nvidia-smi` printed; CUDA is never loaded here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from helpers.doctor.report import GIB, Check, failed, ok, warned
+
+__all__ = [
+    "APP_QUERY", "GPU_QUERY", "RUNTIME_GIB", "Gpu", "GpuApp", "SmiAnswer", "check_capability", "check_driver",
+    "check_gpu_fit", "check_gpu_free", "parse_apps", "parse_gpus", "visible_gpus",
+]  # fmt: skip
+
+# The name stands last: it alone may hold a comma.
+GPU_QUERY: Final = "index,uuid,driver_version,memory.total,memory.free,compute_cap,mig.mode.current,name"
+APP_QUERY: Final = "pid,used_memory,gpu_uuid,process_name"
+RUNTIME_GIB: Final = 1.5  # estimate: CUDA context, activations and CUDA graphs of a 7B model
+DRIVER, CARD, FIT, FREE = "显卡驱动", "显卡型号", "显存够不够", "空闲显存"
+USE_CPU: Final = "没有显卡也能学：export TUTORIAL_PROFILE=classroom"
+CU129: Final = (
+    'pip install "vllm=={version}+cu129" --extra-index-url https://wheels.vllm.ai/{version}/cu129'
+    " --extra-index-url https://download.pytorch.org/whl/cu129"
+)
+# What nvidia-smi says when it cannot answer → what that means, and the next step.
+SMI_ERRORS: Final = (
+    ("couldn't communicate with the NVIDIA driver", "装了 nvidia-smi，但驱动没有运行",
+     "重启机器；AutoDL：关机，再以有卡模式开机"),
+    ("version mismatch", "驱动更新后还没有重启：内核里的版本和库的版本不一样", "重启机器（或容器）"),
+    ("No devices were found", "驱动在，但没有分到显卡", f"AutoDL：关机，再以有卡模式开机；{USE_CPU}"),
+    ("Unknown Error", "容器和显卡失去了联系", "重启容器；AutoDL：在控制台重启实例"),
+    ("Insufficient Permissions", "没有权限读取显卡信息", "用启动实例的用户运行，或向管理员要权限"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SmiAnswer:
+    """What one call of `nvidia-smi` gave: `status` is None when it is not installed, 124 when it hung."""
+
+    status: int | None
+    output: str
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One card. A field is None where `nvidia-smi` gave no number (`[N/A]`, `[Not Supported]`, …)."""
+
+    index: int
+    uuid: str
+    name: str
+    driver: str
+    total_gib: float | None
+    free_gib: float | None
+    capability: tuple[int, int] | None
+    mig: bool = False
+
+
+@dataclass(frozen=True)
+class GpuApp:
+    """A process that holds memory of the card `gpu_uuid`."""
+
+    pid: int
+    name: str
+    used_gib: float | None
+    gpu_uuid: str
+
+
+def parse_gpus(text: str) -> list[Gpu]:
+    """Read `nvidia-smi --query-gpu=GPU_QUERY --format=csv,noheader,nounits`; lines of other shapes are passed over."""
+    gpus = []
+    for line in text.splitlines():
+        fields = [field.strip() for field in line.split(",", 7)]
+        if len(fields) == 8 and fields[0].isdigit():
+            index, uuid, driver, total, free, capability, mig, name = fields
+            gpus.append(
+                Gpu(int(index), uuid, name, driver, _gib(total), _gib(free), _capability(capability), mig == "Enabled")
+            )
+    return gpus
+
+
+def parse_apps(text: str) -> list[GpuApp]:
+    """Read `nvidia-smi --query-compute-apps=APP_QUERY --format=csv,noheader,nounits`."""
+    rows = [[field.strip() for field in line.split(",", 3)] for line in text.splitlines()]
+    return [GpuApp(int(row[0]), row[3], _gib(row[1]), row[2]) for row in rows if len(row) == 4 and row[0].isdigit()]
+
+
+def visible_gpus(gpus: Sequence[Gpu], cuda_visible_devices: str | None) -> list[Gpu]:
+    """The cards that CUDA will use, in its order; like CUDA, stop at the first entry that names no card."""
+    if cuda_visible_devices is None:
+        return list(gpus)
+    chosen: list[Gpu] = []
+    for entry in (part.strip() for part in cuda_visible_devices.split(",")):
+        match = [gpu for gpu in gpus if entry and (str(gpu.index) == entry or gpu.uuid.startswith(entry))]
+        if entry.startswith("MIG-"):
+            match = [gpu for gpu in gpus if gpu.mig]
+        if not match:
+            break
+        chosen.append(match[0])
+    return chosen
+
+
+def check_driver(answer: SmiAnswer, gpus: Sequence[Gpu], *, vllm_version: str | None, pinned: str) -> Check:
+    """Does the driver answer, and does the installed vLLM wheel match it? `gpus`: those that CUDA may use."""
+    if answer.status is None:
+        return failed(DRIVER, "没有 nvidia-smi：没装 NVIDIA 驱动，或者这台机器没有显卡", USE_CPU)
+    if answer.status == 124:
+        return failed(DRIVER, "nvidia-smi 一直不回答，驱动可能卡住了", "重启机器；AutoDL：在控制台重启实例")
+    for message, found, fix in SMI_ERRORS:
+        if message.lower() in answer.output.lower() and not gpus:
+            return failed(DRIVER, found, fix)
+    if not gpus and parse_gpus(answer.output):
+        return failed(DRIVER, "有显卡，但 CUDA_VISIBLE_DEVICES 把它们都挡住了", "unset CUDA_VISIBLE_DEVICES")
+    if not gpus:
+        return failed(DRIVER, f"看不懂 nvidia-smi 的回答：{answer.output.strip()[:120]!r}", "nvidia-smi")
+    driver = gpus[0].driver
+    major = int(driver.split(".")[0]) if driver.split(".")[0].isdigit() else 0
+    local = (vllm_version or "").partition("+")[2]
+    if major >= 580:
+        return ok(DRIVER, f"{driver}，可以用 CUDA 13 的安装包（PyPI 上的 vllm {pinned}）")
+    if major >= 525 and local == "cu129":
+        return ok(DRIVER, f"{driver}，装的是配套的 vllm {vllm_version}（CUDA 12.9）")
+    if major >= 525:
+        found = f"{driver} 低于 580，带不动 PyPI 上的 CUDA 13 安装包，要 CUDA 12.9 的"
+        return failed(DRIVER, found, CU129.format(version=pinned))
+    return failed(
+        DRIVER,
+        f"{driver} 太旧：vllm {pinned} 至少要 525（CUDA 12.9），最好 580（CUDA 13）",
+        "换新的镜像或机器，驱动 ≥ 580",
+    )
+
+
+def check_capability(gpu: Gpu, *, dtype: str) -> Check:
+    """Is the card new enough for this vLLM, and for the dtype?"""
+    if gpu.capability is None:
+        return warned(
+            CARD, f"{gpu.name}，驱动没有给出计算能力", "到 https://developer.nvidia.com/cuda-gpus 查：要 7.5 以上"
+        )
+    number = f"{gpu.capability[0]}.{gpu.capability[1]}"
+    if gpu.capability < (7, 5):
+        return failed(
+            CARD,
+            f"{gpu.name}，计算能力 {number}：现在的 vLLM 不再支持",
+            "换一张计算能力 7.5 以上的卡，例如 RTX 3090、4090、A10",
+        )
+    if gpu.capability < (8, 0) and dtype in ("bfloat16", "auto"):
+        return failed(CARD, f"{gpu.name}，计算能力 {number}：没有 bfloat16", "export TUTORIAL_DTYPE=float16")
+    return ok(CARD, f"{gpu.name}，计算能力 {number}，用 {dtype}")
+
+
+def check_gpu_fit(
+    gpu: Gpu, *, weights_gib: float, kv_bytes_per_token: float, max_model_len: int, utilization: float
+) -> Check:
+    """Do the weights and the KV cache of one request of full length fit into vLLM's share of the card?"""
+    if gpu.mig or gpu.total_gib is None:
+        why = "显卡开着 MIG，只分到其中一片" if gpu.mig else "驱动没有给出显存大小"
+        return warned(FIT, f"{why}；权重要 {weights_gib:.1f} GiB", "nvidia-smi -L（看自己这一片有多大，要 20 GB 以上）")
+    budget = gpu.total_gib * utilization
+    room = budget - weights_gib - RUNTIME_GIB
+    kv_gib = max_model_len * kv_bytes_per_token / GIB
+    share = f"{gpu.total_gib:.1f} GiB × {utilization:g} = {budget:.1f} GiB"
+    parts = f"权重 {weights_gib:.1f} + 运行约 {RUNTIME_GIB} + {max_model_len} token 的 KV {kv_gib:.2f}"
+    if room >= kv_gib:
+        total = int(room * GIB / kv_bytes_per_token)
+        many = f"{total / 10000:.0f} 万" if total >= 10000 else f"{total}"
+        return ok(FIT, f"{share}，放得下{parts}；最多约 {many} token 的 KV")
+    length = int(max(room, 0) * GIB / kv_bytes_per_token) // 256 * 256
+    fix = f"export TUTORIAL_MAX_MODEL_LEN={length}" if length >= 512 else "换一张 24 GB 以上的显卡"
+    return failed(FIT, f"{share}，放不下{parts}", fix)
+
+
+def check_gpu_free(
+    gpu: Gpu, apps: Sequence[GpuApp], *, needed_gib: float, utilization: float, course_server: bool
+) -> Check:
+    """vLLM refuses to start unless its whole share is free. `needed_gib`: the least share that works."""
+    if gpu.mig or gpu.total_gib is None or gpu.free_gib is None:
+        return warned(FREE, "驱动没有给出空闲显存（MIG 或容器里常见）", "nvidia-smi")
+    share = gpu.total_gib * utilization
+    if gpu.free_gib >= share:
+        return ok(FREE, f"{gpu.free_gib:.1f} GiB，vLLM 启动时要 {share:.1f} GiB")
+    if course_server:
+        return ok(FREE, f"{gpu.free_gib:.1f} GiB，本课程的服务正在用这张卡")
+    holders = [app for app in apps if app.gpu_uuid == gpu.uuid]
+    names = [f"PID {a.pid} {a.name}" + (f" {a.used_gib:.1f} GiB" if a.used_gib else "") for a in holders]
+    who = "占着的是 " + "、".join(names) if names else "看不到是谁占着（容器里常见）"
+    kill = "确认是自己的进程后：kill " + " ".join(str(app.pid) for app in holders)
+    if gpu.free_gib >= needed_gib:
+        smaller = math.floor(gpu.free_gib / gpu.total_gib * 100) / 100
+        fix = f"export TUTORIAL_GPU_MEMORY_UTILIZATION={smaller:g}" + (f"；或者，{kill}" if holders else "")
+    else:
+        fix = kill if holders else "关掉其他笔记本的内核再试；还不行就重启实例"
+    return failed(FREE, f"{gpu.free_gib:.1f} GiB，vLLM 启动时要 {share:.1f} GiB；{who}", fix)
+
+
+def _gib(text: str) -> float | None:
+    return float(text) / 1024 if text.isdigit() else None  # nvidia-smi counts in MiB
+
+
+def _capability(text: str) -> tuple[int, int] | None:
+    major, _, minor = text.partition(".")
+    return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else None

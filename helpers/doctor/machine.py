@@ -1,0 +1,172 @@
+"""Checks of the machine: disk, memory, processor, network settings, port and processes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # missing in typeshed
+
+from helpers.doctor.report import GIB, Check, failed, ok, warned
+
+__all__ = [
+    "AUTODL_DATA_DISK", "Listener", "VllmProcess", "cgroup_free", "check_compiler", "check_cpu", "check_disk",
+    "check_leftovers", "check_port", "check_proxy", "check_ram", "check_shm", "looks_like_vllm",
+]  # fmt: skip
+
+AUTODL_DATA_DISK: Final = Path("/root/autodl-tmp")
+DISK, PROXY, PORT, SHM, CPU, RAM = "磁盘", "代理", "端口", "共享内存", "CPU", "内存"
+COMPILER, LEFTOVERS = "C 编译器", "遗留的 vLLM 进程"
+NO_PROXY: Final = "export NO_PROXY=localhost,127.0.0.1 no_proxy=localhost,127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who listens on a port; `pid` is None when this user may not see it."""
+
+    pid: int | None
+    name: str
+
+
+@dataclass(frozen=True)
+class VllmProcess:
+    """A process of vLLM; `owner` is what looks after it: `course`, `notebook`, `terminal` or `unknown`."""
+
+    pid: int
+    name: str
+    owner: str
+
+
+def check_disk(path: Path, *, free_bytes: int, needed_gib: float, data_disk: Path | None) -> Check:
+    """Is there room where the model goes, and is that the data disk? `data_disk`: AutoDL's, None elsewhere."""
+    free = free_bytes / GIB
+    if free < needed_gib:
+        fix = "du -xh --max-depth=2 ~ | sort -h | tail（看看哪里能清理）"
+        if data_disk and not path.is_relative_to(data_disk):
+            fix = f"export TUTORIAL_MODEL_DIR={data_disk}/models/{path.name}"
+        return failed(DISK, f"{path} 还剩 {free:.1f} GiB，要 {needed_gib:.1f} GiB", fix)
+    if data_disk and not path.is_relative_to(data_disk):
+        found = f"{path} 在系统盘上（只有 30 GB）；模型应放到数据盘 {data_disk}"
+        return warned(DISK, found, f"export TUTORIAL_MODEL_DIR={data_disk}/models/{path.name}")
+    return ok(DISK, f"{path} 还剩 {free:.1f} GiB，要 {needed_gib:.1f} GiB")
+
+
+def check_proxy(environ: Mapping[str, str]) -> Check:
+    """Would a request to http://localhost or http://127.0.0.1 be sent to a proxy?"""
+    proxies: dict[str, str] = {}
+    for name in sorted(environ):  # upper case sorts first, so that lower case wins, as in urllib and curl
+        scheme, _, kind = name.lower().rpartition("_")
+        if kind == "proxy" and environ[name]:
+            proxies[scheme] = environ[name]
+    used = proxies.get("http") or proxies.get("all")
+    if not used:
+        return ok(PROXY, "没有设代理")
+    bypass = {"no": proxies.get("no", "")}
+    swallowed = [host for host in ("localhost", "127.0.0.1") if not proxy_bypass_environment(host, bypass)]
+    if swallowed:
+        found = f"发给 {'、'.join(swallowed)} 的请求会被送到代理；笔记本会自己绕开，终端里的 curl 不会"
+        return warned(PROXY, found, NO_PROXY)
+    return ok(PROXY, "设了代理，localhost 已经绕开")
+
+
+def check_port(port: int, listener: Listener | None, *, course_server: bool, free_port: int) -> Check:
+    """Can the server listen on its port? `free_port`: one to take instead."""
+    if listener is None:
+        return ok(PORT, f"{port} 空闲")
+    if course_server:
+        return ok(PORT, f"{port}：本课程的服务正在运行（PID {listener.pid}）")
+    who = f"{listener.name}（PID {listener.pid}）" if listener.pid else "别的用户的进程"
+    return failed(PORT, f"{port} 被 {who} 占着", f"export TUTORIAL_PORT={free_port}")
+
+
+def check_shm(total_bytes: int | None) -> Check:
+    """/dev/shm: vLLM's processes hand tensors to each other there; Docker gives 64 MiB unless told otherwise."""
+    if total_bytes is None:
+        return warned(SHM, "没有 /dev/shm", "在 Linux（或 WSL2、Docker）里运行本课程")
+    size = total_bytes / GIB
+    found = f"/dev/shm 共 {size:.0f} GiB" if size >= 1 else f"/dev/shm 只有 {total_bytes / 1024**2:.0f} MiB"
+    if total_bytes < GIB:
+        found += "：一张卡够用，多进程、多卡时可能不够"
+        return warned(SHM, found, "mount -o remount,size=2g /dev/shm（要 root）；Docker：docker run --shm-size=2g")
+    return ok(SHM, found)
+
+
+def check_cpu(machine: str, flags: Collection[str]) -> Check:
+    """Does the processor have what vLLM's CPU build was compiled for? `flags`: from /proc/cpuinfo."""
+    if machine in ("aarch64", "arm64"):
+        return ok(CPU, f"{machine}，vLLM 的 CPU 版支持")
+    if machine not in ("x86_64", "AMD64"):
+        return failed(CPU, f"{machine}：vLLM 的 CPU 版没有这种处理器的安装包", "换一台 x86-64 的机器")
+    if not flags:
+        return warned(
+            CPU, f"{machine}，读不到 /proc/cpuinfo，不知道有没有 AVX2", "在 Linux（或 WSL2、Docker）里运行本课程"
+        )
+    if "avx2" not in flags:
+        return failed(
+            CPU,
+            "没有 AVX2 指令：vLLM 的 CPU 版跑不起来",
+            "换一台 2015 年以后的 x86-64 机器；虚拟机：打开 CPU 直通（host-passthrough）",
+        )
+    return ok(CPU, "有 AVX-512" if "avx512f" in flags else "有 AVX2（没有 AVX-512，会慢一些）")
+
+
+def check_ram(*, total_bytes: int, available_bytes: int, utilization: float | None) -> Check:
+    """Free RAM. The CPU engine refuses to start unless its share (`utilization`) is free; None: a GPU does the work."""
+    total, available = total_bytes / GIB, available_bytes / GIB
+    free = f"空闲 {available:.1f} GiB（共 {total:.1f}）"
+    if utilization is not None and available < total * utilization:
+        found = f"{free}，CPU 引擎启动时要 {total * utilization:.1f} GiB"
+        if available >= 3:
+            smaller = max(math.floor(available / total * 90) / 100, 0.01)
+            return failed(RAM, found, f"export TUTORIAL_GPU_MEMORY_UTILIZATION={smaller:g}")
+        return failed(RAM, found, "ps aux --sort=-rss | head（关掉占内存最多的程序）")
+    if available < 4:
+        return warned(RAM, f"{free}，偏少", "ps aux --sort=-rss | head（关掉占内存最多的程序）")
+    return ok(RAM, free)
+
+
+def cgroup_free(root: Path) -> int | None:
+    """Bytes that a container may still take (cgroup v2), None when it has no limit of its own."""
+    try:
+        limit = int((root / "memory.max").read_text())
+        current = int((root / "memory.current").read_text())
+        stat = dict(line.split() for line in (root / "memory.stat").read_text().splitlines())
+        return max(limit - current + int(stat.get("inactive_file", 0)), 0)
+    except (OSError, ValueError):
+        return None
+
+
+def check_compiler(path: str | None, *, gpu: bool) -> Check:
+    """Triton (GPU) and torch.compile build small kernels while vLLM starts. `path`: of the compiler that was found."""
+    if path:
+        return ok(COMPILER, path)
+    fix = "apt-get update && apt-get install -y build-essential"
+    if gpu:
+        return failed(COMPILER, "没有 gcc：启动时会报 Failed to find C compiler", fix)
+    return warned(COMPILER, "没有 gcc：只能带 --enforce-eager 运行（本课程在 CPU 上正是这样）", fix)
+
+
+def check_leftovers(processes: Sequence[VllmProcess]) -> Check:
+    """vLLM processes that nobody looks after hold memory and ports."""
+    strangers = [process for process in processes if process.owner == "unknown"]
+    if strangers:
+        found = "、".join(f"{process.name}（PID {process.pid}）" for process in strangers)
+        fix = "python -m helpers.server stop；还在的话，确认是自己的进程后：kill "
+        return warned(
+            LEFTOVERS, f"{found}：没有笔记本、终端或本课程的服务在管", fix + " ".join(str(p.pid) for p in strangers)
+        )
+    if processes:
+        return ok(LEFTOVERS, f"没有；正在用的有 {len(processes)} 个进程")
+    return ok(LEFTOVERS, "没有")
+
+
+def looks_like_vllm(name: str, command: Sequence[str]) -> bool:
+    """Is this a vLLM server, engine or worker? Never enough to end a process, only to mention it."""
+    if name.startswith("VLLM::") or (command and command[0].startswith("VLLM::")):
+        return True
+    words = [Path(word).name for word in command[:4]]
+    serve = any(pair == ("vllm", "serve") for pair in pairwise(words))
+    return serve or any("vllm.entrypoints" in word for word in command[:4])
