@@ -1,0 +1,41 @@
+"""Settings that pytest and nbval need to run the notebooks as tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from nbval.plugin import IPyNbCell, IPyNbFile
+
+_start_kernel = IPyNbFile.setup
+
+
+def _start_kernel_without_pytest_marks(notebook: IPyNbFile) -> Any:
+    notebook.skip_compare += ("stderr",)  # progress bars and warnings; what the prose says goes to stdout
+    # ipykernel sees PYTEST_CURRENT_TEST and then leaves the real stdout alone: `sys.stdout.fileno()` raises in the
+    # notebook and the output of child processes is lost.
+    marks = os.environ.pop("PYTEST_CURRENT_TEST", None)
+    try:
+        return _start_kernel(notebook)
+    finally:
+        if marks is not None:
+            os.environ["PYTEST_CURRENT_TEST"] = marks
+
+
+IPyNbFile.setup = _start_kernel_without_pytest_marks
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report = yield
+    if isinstance(item, IPyNbCell) and report.failed:
+        item.parent.failed_cell = item.name
+    return report
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    failed = getattr(item.parent, "failed_cell", None) if isinstance(item, IPyNbCell) else None
+    if failed:
+        pytest.skip(f"{failed} failed, and later cells build on it")

