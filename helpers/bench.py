@@ -65,11 +65,16 @@ def run_bench(
         timeout_s: the command is ended after this many seconds.
 
     Raises:
-        BenchmarkError: the command failed or took too long; the message ends with the log's last lines.
+        BenchmarkError: there is no such command, it failed or took too long; the message says what to do, and
+            ends with the log's last lines.
     """
+    if isinstance(command, str | bytes) or not command:
+        raise BenchmarkError('command 要是一个参数列表，以 ["vllm", "bench", …] 开头。')
+    executable = Path(sys.executable).with_name(command[0])
+    if not executable.is_file():
+        raise BenchmarkError(f"{executable.parent} 里没有命令 {command[0]}：确认环境装好了，笔记本选对了内核。")
     print(readable(command))
     log_file.parent.mkdir(parents=True, exist_ok=True)
-    executable = Path(sys.executable).with_name(command[0])
     begin = time.monotonic()
     with log_file.open("wb") as log:
         process = subprocess.Popen(
@@ -133,7 +138,11 @@ def _fields(path: Path, names: Iterable[str]) -> dict[str, Any]:
         raise BenchmarkError(f"没有结果文件 {path}：命令没有跑完，或者没写 --output-json / --save-result") from None
     except ValueError as error:
         raise BenchmarkError(f"{path} 不是完整的 JSON（{error}），请重新运行测试命令") from None
-    missing = [name for name in names if not isinstance(loaded, dict) or loaded.get(name) is None]
+    missing = [name for name in names if not isinstance(loaded, dict) or not _is_number(loaded.get(name))]
     if missing:
-        raise BenchmarkError(f"{path} 里没有字段 {'、'.join(missing)}：可能是别的命令或别的 vLLM 版本写的")
+        raise BenchmarkError(f"{path} 里没有 {'、'.join(missing)} 的正数值：可能是别的命令或别的 vLLM 版本写的")
     return {name: loaded[name] for name in names}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0

@@ -157,6 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         index()
         return 0
     chosen = [p for p in notebook_paths() if not parsed.numbers or p.name[:2] in parsed.numbers]
+    if not chosen:
+        parser.error(f"没有编号为 {'、'.join(parsed.numbers)} 的笔记本，写成 03 05 这样的两位数")
     try:
         run(chosen, in_place=parsed.command == "rewrite")
     except TutorialError as error:

@@ -58,6 +58,8 @@ def test_serving_is_sorted_by_concurrency(tmp_path: Path) -> None:
         ({}, "elapsed_time"),
         ([], "elapsed_time"),
         (THROUGHPUT | {"elapsed_time": None}, "elapsed_time"),
+        (THROUGHPUT | {"elapsed_time": "2 s"}, "elapsed_time"),
+        (THROUGHPUT | {"num_requests": 0}, "num_requests"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, content: object, says: str) -> None:
@@ -92,3 +94,9 @@ def test_a_failing_command_shows_the_end_of_its_log(tmp_path: Path) -> None:
 def test_a_hanging_command_is_ended(tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match="超过"):
         run_bench(python("import time; time.sleep(60)"), log_file=tmp_path / "log", timeout_s=0.5)
+
+
+@pytest.mark.parametrize("command", [[], "", "vllm bench", None, ["no-such-command"]])
+def test_a_command_that_cannot_be_run_is_named(tmp_path: Path, command: object) -> None:
+    with pytest.raises(BenchmarkError, match=r"命令|command"):
+        run_bench(command, log_file=tmp_path / "log")  # type: ignore[arg-type]

@@ -88,6 +88,14 @@ def test_stored_outputs_are_of_one_clean_run(notebook: Any) -> None:
 
 
 @each_notebook
+def test_no_key_stands_in_a_stored_output(notebook: Any) -> None:
+    shown = "\n".join(str(cell.outputs) for cell in code_cells(notebook) if "image/png" not in str(cell.outputs))
+    assert "Bearer" not in shown
+    words = re.findall(r"(?<![\w-])[\w-]{22}(?![\w-])", shown, re.ASCII)  # as long as secrets.token_urlsafe(16)
+    assert not [w for w in words if re.search(r"\d", w) and re.search("[a-z]", w) and re.search("[A-Z]", w)]
+
+
+@each_notebook
 def test_enough_cells_are_compared(notebook: Any) -> None:
     compared = [cell for cell in code_cells(notebook) if "nbval-check-output" in tags(cell)]
     assert 3 <= len(compared) <= 12

@@ -63,3 +63,10 @@ def test_bars_link_the_neighbours(folder: Path) -> None:
     assert series.navigation(paths[0]) == "[目录](../README.md) · [02_b →](02_b.ipynb)"
     assert series.navigation(paths[1]) == "[← 01_a](01_a.ipynb) · [目录](../README.md) · [03_c →](03_c.ipynb)"
     assert series.navigation(paths[2]) == "[← 02_b](02_b.ipynb) · [目录](../README.md)"
+
+
+def test_an_unknown_number_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    notebook(folder / "01_a.ipynb")
+    with pytest.raises(SystemExit):
+        series.main(["run", "9"])
+    assert "没有编号为 9 的笔记本" in capsys.readouterr().err
