@@ -1,6 +1,6 @@
 """Train the classroom model from scratch: `python -m helpers.classroom.train [--out DIR]`.
 
-About six minutes on two CPU cores. The result is deterministic on one machine; on another it may differ in the
+Six to nine minutes on two CPU cores (measured). The result is deterministic on one machine; on another it may differ in the
 last digits and must then pass the same tests (`pytest tests/test_classroom.py`).
 """
 
