@@ -1,7 +1,7 @@
 """Train the classroom model from scratch: `python -m helpers.classroom.train [--out DIR]`.
 
-Six to nine minutes on two CPU cores (measured). The result is deterministic on one machine; on another it may differ in the
-last digits and must then pass the same tests (`pytest tests/test_classroom.py`).
+Six to nine minutes on two CPU cores (measured). Another machine or number of threads may give other weights; they must
+pass the same tests (`pytest tests/test_classroom.py`).
 """
 
 from __future__ import annotations
