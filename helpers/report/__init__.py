@@ -1,0 +1,31 @@
+"""The course's own measured figures: `python -m helpers.report cpu` (`make bench`), `… gpu` (`make gpu-report`).
+
+`cpu.json` and `gpu.json` beside this file are such reports, from the machines that they name; the notebooks and the
+pictures read them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from helpers.errors import BenchmarkError
+
+__all__ = ["load"]
+
+
+def load(name: str) -> dict[str, Any]:
+    """Read a report that ships with the course.
+
+    Args:
+        name: `cpu` or `gpu`.
+
+    Raises:
+        BenchmarkError: there is no such report.
+    """
+    path = Path(__file__).with_name(f"{name}.json")
+    if not path.is_file():
+        raise BenchmarkError(f"没有 {path}：可选的报告是 cpu 和 gpu")
+    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return report

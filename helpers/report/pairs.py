@@ -1,0 +1,86 @@
+"""vLLM against transformers, in turn, in one process: `python -m helpers.report.pairs SETTINGS.json RESULT.json`.
+
+The same random prompts, the same number of new tokens, the same dtype; each engine is warmed up once at each size. Both
+sample at temperature 1 and ignore the end of sequence, as `vllm bench throughput` does.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+__all__ = ["measure"]
+
+INPUT_LEN, OUTPUT_LEN = 64, 128  # tokens, as in the tutorial that this course grew from
+
+
+def measure(
+    model: str,
+    *,
+    dtype: Literal["float32", "bfloat16", "float16"],
+    device: str,
+    vllm_prompts: list[int],
+    hf_batches: list[int],
+    repeats: int,
+    engine: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """Time both engines in turn.
+
+    Args:
+        vllm_prompts: how many prompts vLLM gets at once, for example `[1, 25, 100]`.
+        hf_batches: batch sizes of transformers; each measurement runs one full batch.
+        repeats: measurements of each size.
+        engine: further arguments of `vllm.LLM`.
+
+    Returns:
+        One row per engine and size: `engine`, `prompts`, `output_tok_per_s` (one value per repeat).
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+    from vllm import LLM, SamplingParams
+    from vllm.inputs import TokensPrompt
+
+    llm = LLM(model=model, dtype=dtype, max_model_len=512, seed=2025, skip_tokenizer_init=True, **engine)
+    hf: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
+    hf = hf.to(device).eval()
+    vocabulary = hf.config.vocab_size
+    params = SamplingParams(temperature=1.0, max_tokens=OUTPUT_LEN, ignore_eos=True, detokenize=False)
+
+    def prompts(n: int) -> torch.Tensor:
+        return torch.randint(vocabulary, (n, INPUT_LEN))  # new ones each time: nothing is found in the prefix cache
+
+    def run_vllm(n: int) -> None:
+        llm.generate([TokensPrompt(prompt_token_ids=ids) for ids in prompts(n).tolist()], params, use_tqdm=False)
+
+    def run_hf(n: int) -> None:
+        ids = prompts(n).to(device)
+        new = hf.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
+            max_new_tokens=OUTPUT_LEN, eos_token_id=None, pad_token_id=0,
+        )  # fmt: skip
+        assert new.shape == (n, INPUT_LEN + OUTPUT_LEN)
+
+    runs: list[tuple[str, int, Callable[[int], None]]] = [("vllm", n, run_vllm) for n in vllm_prompts]
+    runs += [("transformers", n, run_hf) for n in hf_batches]
+    speeds: dict[tuple[str, int], list[float]] = {(name, n): [] for name, n, _ in runs}
+    with torch.inference_mode(), tqdm(total=(repeats + 1) * len(runs), desc="vllm, transformers") as bar:
+        for repeat in range(repeats + 1):  # the first round warms up
+            for name, n, run in runs:
+                begin = time.perf_counter()
+                run(n)
+                seconds = time.perf_counter() - begin
+                if repeat:
+                    speeds[name, n].append(n * OUTPUT_LEN / seconds)
+                bar.update()
+    return [{"engine": name, "prompts": n, "output_tok_per_s": values} for (name, n), values in speeds.items()]
+
+
+if __name__ == "__main__":
+    settings, result = map(Path, sys.argv[1:])
+    result.write_text(json.dumps(measure(**json.loads(settings.read_text())), indent=1))
