@@ -65,7 +65,9 @@ class Spread:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.median:.3g} ({self.low:.3g}-{self.high:.3g})"
+        three = (f"{x:.3g}" for x in (self.median, self.low, self.high))
+        median, low, high = (f"{float(text):,g}" for text in three)
+        return f"{median} ({low}-{high})"
 
 
 def spread(values: Iterable[float]) -> Spread:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -22,6 +22,23 @@ from helpers.config import REPO_ROOT
 from helpers.doctor.gpu import RUNTIME_GIB
 from helpers.errors import ConfigError
 from helpers.models import SEVEN_B_CONFIG, model_size
+from helpers.palette import (
+    BLUE,
+    GREY,
+    INK,
+    LINE,
+    MUTED,
+    ORANGE,
+    PALE_BLUE,
+    PALE_GREY,
+    PALE_ORANGE,
+    PALE_TEAL,
+    PAPER,
+    STYLE,
+    TEAL,
+    WIDTH,
+)
+from helpers.report import plots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,24 +46,6 @@ if TYPE_CHECKING:
 __all__ = ["FIGURES", "IMAGES_DIR", "Run", "busy_percent", "draw", "main", "simulate_continuous", "simulate_static"]
 
 IMAGES_DIR: Final = REPO_ROOT / "images"
-WIDTH: Final = 504.0  # points: 7 inches, about the width of a notebook's text
-
-INK, MUTED, LINE, PAPER = "#1f2933", "#5f6c7b", "#c3ccd6", "#ffffff"
-BLUE, ORANGE, TEAL, GREY = "#2f6db3", "#c9701c", "#1f8a78", "#8a96a3"
-PALE_BLUE, PALE_ORANGE, PALE_TEAL, PALE_GREY = "#dbe8f6", "#fbe6d0", "#d5efe9", "#f1f4f7"
-
-STYLE: Final[dict[Any, Any]] = {
-    "font.family": "DejaVu Sans",  # ships with matplotlib, so every machine draws the same glyphs
-    "font.size": 9.0,
-    "text.color": INK,
-    "hatch.linewidth": 0.6,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "vllm-reasoning-tutorial",
-    "figure.facecolor": PAPER,
-    "savefig.facecolor": PAPER,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
 
 
 def _canvas(height: float) -> tuple[Figure, Axes]:
@@ -468,6 +467,9 @@ FIGURES: Final[dict[str, Callable[[], Figure]]] = {
     "serving_path.svg": serving_path,
     "memory_24gb.svg": memory_24gb,
     "think_protocol.svg": think_protocol,
+    "gpu_throughput.svg": plots.throughput,
+    "gpu_curve.svg": plots.curve,
+    "gpu_roofline.svg": plots.roofline,
 }
 
 

@@ -62,7 +62,7 @@ def measure(profile: Profile, *, folder: Path, weights: str, repeats: int, quick
     with tempfile.TemporaryDirectory() as cache:
         report["startup"] = {"cold": startup("cold", cache=cache, **eager)}
         report["startup"]["warm"] = startup("warm", cache=cache, **eager)
-    report["startup"]["eager"] = startup("eager", cache=tempfile.gettempdir(), enforce_eager=True)
+        report["startup"]["eager"] = startup("eager", cache=cache, enforce_eager=True)
 
     settings = {
         "model": str(model), "dtype": profile.dtype, "device": device, "repeats": repeats,
