@@ -28,6 +28,7 @@ def shorter_context(answer: object, log: object) -> None:
 
 
 POST_ONLY = ("/v1/chat/completions", "/tokenize", "/invocations")
+POLL_S = 0.02  # how long the stand-in may take to stop
 PATHS = ["/v1/models", "/v1/chat/completions", "/metrics", "/tokenize", "/invocations", "/health"]
 
 
@@ -51,7 +52,7 @@ def _gate(refusal: Callable[[str], int | None]) -> Iterator[str]:
             """Keep the learner's cell clean."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(POLL_S,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
