@@ -90,6 +90,7 @@ cases(
         detour_loop,
         lambda env: env | {"NO_PROXY": ", ".join(filter(None, [env.get("NO_PROXY"), "127.0.0.1", "localhost"]))},
         lambda env: detour_loop(env) | {"no_proxy": detour_loop(env)["NO_PROXY"]},
+        lambda env: detour_loop(env) if "http_proxy" in env else dict(env),  # nothing to avoid
     ],
     wrong=[
         detour_in_place,
@@ -602,10 +603,11 @@ def streamed(client: Any, model: str, question: str) -> Any:
 
 cases(
     "06-2",
-    right=[complete, complete_with_options, completed("{}<think>\n")],
+    right=[complete, complete_with_options, completed("<｜User｜>{}<｜Assistant｜><think>\n")],
     wrong=[
         still_chat,
         completed("{}"),
+        completed("hello<think>\n"),
         completed("{}<think>"),
         completed("{}<think>\n<think>\n"),
         completed("{}<think>\n", whole=True),

@@ -67,7 +67,8 @@ def local_stays_local(without_detour: object) -> None:
         lost = [name for name in environ if name.upper() != "NO_PROXY" and result.get(name) != environ[name]]
         if lost:
             raise Wrong(f"{about}，{lost[0]} 变了或没了。代理本身要留着，访问 GitHub 还要用。")
-        _bypass(result, kept, about)
+        if any(name in environ for name in PROXY):
+            _bypass(result, kept, about)
 
 
 def _bypass(environ: Mapping[str, Any], kept: list[str], about: str) -> None:

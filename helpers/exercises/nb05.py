@@ -82,7 +82,7 @@ def real_limit(at_most: object, base_url: object) -> None:
         for asked in (100, limit, room + 1, limit + 1, 4 * limit):
             wanted = min(asked, room) if asked <= limit else 0
             case = f"{about}，max_tokens={asked} 时"
-            value = number(call(at_most, base_url, messages, asked, about=case))
+            value = number(call(at_most, base_url, [dict(message) for message in messages], asked, about=case))
             if value == wanted:
                 continue
             if asked > limit or not room:

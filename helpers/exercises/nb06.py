@@ -84,7 +84,7 @@ def real_completion(complete: object) -> None:
 
 
 def _prompt_is_good(prompt: object) -> None:
-    if not isinstance(prompt, str) or not prompt.startswith("你好"):
+    if not isinstance(prompt, str) or "你好" not in prompt:
         raise Wrong(f"发出去的 prompt 是 {short(prompt)}，不是传进来的问题。")
     if prompt.count("<think>") != 1 or not prompt.endswith("<think>\n"):
         raise Wrong(f"发出去的 prompt 是 {short(prompt)}：补全接口不套模板，思考的开头要自己写，而且只写一次。")
