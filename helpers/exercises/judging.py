@@ -17,7 +17,7 @@ __all__ = [
 Judge = Callable[..., None]  # takes the answers; returns when they are right, else raises `Wrong` or `NotJudged`
 
 KINDS = {
-    "NoneType": "None", "str": "字符串", "int": "整数", "float": "小数", "bool": "布尔值", "list": "列表",
+    "str": "字符串", "int": "整数", "float": "小数", "bool": "布尔值", "list": "列表",
     "tuple": "元组", "dict": "字典", "set": "集合", "function": "函数",
 }  # fmt: skip
 
@@ -38,8 +38,8 @@ def unanswered(answer: object) -> bool:
 
 
 def kind(value: object) -> str:
-    """The kind of a value in plain words."""
-    return KINDS.get(type(value).__name__, type(value).__name__)
+    """The kind of a value in plain words, to stand after a Chinese word: a name in Latin letters brings its space."""
+    return KINDS.get(type(value).__name__) or (" None" if value is None else f" {type(value).__name__}")
 
 
 def short(value: object, *, width: int = 60) -> str:
@@ -61,7 +61,7 @@ def number(answer: object) -> float:
             raise Wrong(f"要一个数，得到的是 {short(answer)}。")
         return float(found[0].replace(",", ""))
     if isinstance(answer, bool) or not isinstance(answer, Real) or not math.isfinite(answer):
-        raise Wrong(f"要一个数，得到的是 {kind(answer)}。")
+        raise Wrong(f"要一个数，得到的是{kind(answer)}。")
     return float(answer)
 
 
@@ -73,7 +73,7 @@ def letter(value: object) -> str:
 def choices(answer: object, *, keys: Sequence[object], letters: str) -> dict[object, str]:
     """Read a mapping from each key (a number or its text) to one of `letters`, in either case."""
     if not isinstance(answer, Mapping):
-        raise Wrong(f"要一个字典，得到的是 {kind(answer)}。")
+        raise Wrong(f"要一个字典，得到的是{kind(answer)}。")
     read = {str(key).strip(): letter(value) for key, value in answer.items()}
     missing = [str(key) for key in keys if str(key) not in read]
     if missing:
@@ -87,7 +87,7 @@ def choices(answer: object, *, keys: Sequence[object], letters: str) -> dict[obj
 def call(function: object, *args: Any, about: str, **kwargs: Any) -> Any:
     """Call the learner's function; what it raises is told in one sentence. `about` names the case."""
     if not callable(function):
-        raise Wrong(f"要交一个函数，得到的是 {kind(function)}。交函数名本身，后面不要加括号。")
+        raise Wrong(f"要交一个函数，得到的是{kind(function)}。交函数名本身，后面不要加括号。")
     try:
         value = function(*args, **kwargs)
     except Exception as error:

@@ -61,7 +61,7 @@ def local_stays_local(without_detour: object) -> None:
         about = f"对于{about}"
         result = call(without_detour, given, about=about)
         if not isinstance(result, Mapping):
-            raise Wrong(f"{about}，要返回一个字典，得到的是 {kind(result)}。")
+            raise Wrong(f"{about}，要返回一个字典，得到的是{kind(result)}。")
         if given != environ:
             raise Wrong(f"{about}，传进来的字典被改动了。请先复制一份。")
         lost = [name for name in environ if name.upper() != "NO_PROXY" and result.get(name) != environ[name]]

@@ -17,7 +17,7 @@ TWO_FILES = {"config.json", "generation_config.json"}
 
 def two_files(folder: object) -> None:
     if not isinstance(folder, str | os.PathLike):
-        raise Wrong(f"要 snapshot_download 返回的路径，得到的是 {kind(folder)}。")
+        raise Wrong(f"要 snapshot_download 返回的路径，得到的是{kind(folder)}。")
     place = Path(folder)
     if not place.is_dir():
         raise Wrong(f"没有这个文件夹：{place}")
@@ -45,7 +45,7 @@ def nothing_matched(missing: object) -> None:
             about = f"模式是 {patterns} 时"
             value = call(missing, folder, list(patterns), about=about)
             if not isinstance(value, list | tuple | set):
-                raise Wrong(f"{about}，要返回一个列表，得到的是 {kind(value)}。")
+                raise Wrong(f"{about}，要返回一个列表，得到的是{kind(value)}。")
             if sorted(map(str, value)) != sorted(wanted):
                 raise Wrong(f"{about}，函数返回 {short(list(value))}。{note}。")
 
@@ -76,12 +76,13 @@ def three_paths(locate: object) -> None:
         ]
         for cache_dir, wanted, about in cases:
             value = call(locate, cache_dir, MODEL_ID, about=about)
+            shown = str(value).replace(str(cache_dir), "<cache_dir>")
             if wanted is None and value is not None:
-                raise Wrong(f"{about}，应该找不到，函数却返回 {short(str(value))}。")
+                raise Wrong(f"{about}，应该找不到，函数却返回 {shown}。")
             if wanted is not None and value is None:
                 raise Wrong(f"{about}，模型在里面，函数却返回了 None。")
             if wanted is not None and (not isinstance(value, str | os.PathLike) or Path(value) != cache_dir / wanted):
-                raise Wrong(f"{about}，函数返回的不是放着 config.json 的那个文件夹：{short(str(value))}。")
+                raise Wrong(f"{about}，函数返回 {shown}，那里没有 config.json。")
 
 
 ONE_POINT_FIVE_B = SEVEN_B_CONFIG | {

@@ -17,7 +17,7 @@ FACTORIAL = "我想问你，5的阶乘是多少？"
 def _need_engine(llm: Any) -> Any:
     if not hasattr(llm, "chat") or not hasattr(llm, "get_tokenizer"):
         raise NotJudged(
-            f"最后一样要交正在运行的引擎 llm，得到的是 {kind(llm)}。引擎已经释放的话，先把前几节重新运行一遍。"
+            f"最后一样要交正在运行的引擎 llm，得到的是{kind(llm)}。引擎已经释放的话，先把前几节重新运行一遍。"
         )
     return llm
 
@@ -130,7 +130,7 @@ def _refused(get_answer: object, engine: Any, question: str, max_tokens: int) ->
         return
     except Exception as error:
         raise Wrong(f"{about}，要抛出 ValueError，抛出的却是 {type(error).__name__}。") from None
-    raise Wrong(f"{about}，提示词加输出放不下，函数却没有抛出 ValueError。")
+    raise Wrong(f"{about}，加上提示词就放不下了，函数却没有抛出 ValueError。")
 
 
 JUDGES: dict[str, Judge] = {

@@ -61,7 +61,7 @@ def _gate(refusal: Callable[[str], int | None]) -> Iterator[str]:
 
 
 GATES: list[tuple[str, Callable[[str], int | None], list[str]]] = [
-    ("vLLM 那样的服务", lambda path: 401 if path.startswith("/v1/") else None, PATHS[2:]),
+    ("像 vLLM 那样的服务", lambda path: 401 if path.startswith("/v1/") else None, PATHS[2:]),
     ("没有设密钥的服务", lambda path: None, PATHS),
     ("前面有反向代理的服务", lambda path: 401 if path.startswith("/v1/") else 403, []),
     ("只漏了 /invocations 的服务", lambda path: None if path == "/invocations" else 401, ["/invocations"]),
@@ -74,7 +74,7 @@ def open_doors(unguarded: object) -> None:
         with _gate(refusal) as base_url:
             value = call(unguarded, base_url, list(PATHS), about=about)
         if not isinstance(value, list | tuple | set):
-            raise Wrong(f"{about}，要返回一个列表，得到的是 {kind(value)}。")
+            raise Wrong(f"{about}，要返回一个列表，得到的是{kind(value)}。")
         missed, extra = [p for p in wanted if p not in value], [p for p in value if p not in wanted]
         if missed:
             raise Wrong(f"{about}，漏了 {missed[0]}：没有密钥，它也没有拒绝你。")
@@ -132,7 +132,7 @@ def left_behind(orphans: object) -> None:
         table = [{"pid": pid, "ppid": ppid, "name": name} for pid, ppid, name in rows]
         value = call(orphans, table, about=about)
         if not isinstance(value, list | tuple | set):
-            raise Wrong(f"{about}，要返回一个列表，得到的是 {kind(value)}。")
+            raise Wrong(f"{about}，要返回一个列表，得到的是{kind(value)}。")
         missed, extra = wanted - set(value), set(value) - wanted
         if extra:
             raise Wrong(f"{about}，{extra.pop()} 不该结束，它不是 vLLM 的进程，或者还有主人。")

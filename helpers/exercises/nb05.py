@@ -19,7 +19,7 @@ def _post(base_url: object, path: str, body: Mapping[str, Any]) -> tuple[int, di
     import httpx
 
     if not isinstance(base_url, str):
-        raise NotJudged(f"最后一样要交 server.base_url，得到的是 {kind(base_url)}。")
+        raise NotJudged(f"最后一样要交 server.base_url，得到的是{kind(base_url)}。")
     try:
         with httpx.stream("POST", base_url + path, json=body, timeout=TIMEOUT_S, trust_env=False) as answer:
             if body.get("stream") and answer.status_code == httpx.codes.OK:
@@ -31,7 +31,7 @@ def _post(base_url: object, path: str, body: Mapping[str, Any]) -> tuple[int, di
 
 def two_replies(response: object, times: object) -> None:
     if not isinstance(response, Mapping):
-        raise Wrong(f"第一样要交服务器返回的 JSON（字典），得到的是 {kind(response)}。用 .json() 取。")
+        raise Wrong(f"第一样要交服务器返回的 JSON（字典），得到的是{kind(response)}。用 .json() 取。")
     if "error" in response:
         raise Wrong(f"服务器没有接受这个请求：{short(response['error'].get('message'), width=120)}")
     if response.get("object") != "chat.completion":
@@ -52,7 +52,7 @@ def mended_request(body: object, base_url: object) -> None:
         except ValueError as error:
             raise Wrong(f"这不是合法的 JSON：{first_line(error)}") from None
     if not isinstance(body, dict):
-        raise Wrong(f"要一个字典，得到的是 {kind(body)}。")
+        raise Wrong(f"要一个字典，得到的是{kind(body)}。")
     if "extra_body" in body:
         raise Wrong("extra_body 还在。服务器不认识这个字段，里面的设置会被悄悄忽略。")
     if body.get("temperature") != 0:
@@ -123,7 +123,7 @@ def whole_stream(collect: object) -> None:
         value = call(collect, list(lines), about=f"对{about}")
         if not isinstance(value, tuple | list) or len(value) != 3:
             raise Wrong(f"对{about}，要返回三样东西（思考，答案，finish_reason），得到的是 {short(value)}。")
-        for name, mine, theirs in zip(("思考", "答案", "finish_reason"), value, wanted, strict=True):
+        for name, mine, theirs in zip(("思考", "答案", "finish_reason "), value, wanted, strict=True):
             if mine != theirs:
                 raise Wrong(f"对{about}，{name}成了 {short(mine)}。")
 

@@ -127,16 +127,16 @@ def keeps_history(chat: object) -> None:
             value = call(chat, client, "r1", history, text, about=about)
             if len(seen) != turn:
                 raise Wrong(f"{about}，函数发了 {len(seen) - turn + 1} 个请求，应该是 1 个。")
-            _same_turns(seen[-1][1].get("messages"), [*kept, ("user", text)], f"{about}，发出去的 messages")
+            _same_turns(seen[-1][1].get("messages"), [*kept, ("user", text)], f"{about}，发出去的 messages ")
             if (value.strip() if isinstance(value, str) else value) != answer:
                 raise Wrong(f"{about}，函数返回 {short(value)}。")
             kept += [("user", text), ("assistant", answer)] if answer is not None else []
-            _same_turns(history, kept, f"{about}之后，history")
+            _same_turns(history, kept, f"{about}之后，history ")
 
 
 def _same_turns(messages: object, wanted: list[tuple[str, str]], about: str) -> None:
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise Wrong(f"{about}不是由字典组成的列表，而是 {kind(messages)}：{short(messages)}")
+        raise Wrong(f"{about}不是由字典组成的列表，而是{kind(messages)}：{short(messages)}")
     turns = [(str(message.get("role")), str(message.get("content")).strip()) for message in messages]
     if any("</think>" in content or "先下定义" in content for _, content in turns):
         raise Wrong(f"{about}里带着以前的思考。")

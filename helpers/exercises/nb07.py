@@ -74,7 +74,7 @@ def memory_bound(decode_limit: object) -> None:
 def two_tables(trust: object, cause: object) -> None:
     for name, answer, letters in (("trust", trust, "AB"), ("cause", cause, "PQRS")):
         if not isinstance(answer, str):
-            raise Wrong(f"{name} 要填一个字母，得到的是 {kind(answer)}。")
+            raise Wrong(f"{name} 要填一个字母，得到的是{kind(answer)}。")
         if letter(answer) not in tuple(letters):
             raise Wrong(f"{name} 要填 {'、'.join(letters)} 里的一个字母。")
     if letter(trust) != "B":
