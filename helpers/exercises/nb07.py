@@ -78,7 +78,7 @@ def two_tables(trust: object, cause: object) -> None:
         if letter(answer) not in tuple(letters):
             raise Wrong(f"{name} 要填 {'、'.join(letters)} 里的一个字母。")
     if letter(trust) != "B":
-        raise Wrong("trust 不对。先看看并发从 1 加到 16，哪一轮的变化合乎道理。")
+        raise Wrong("trust 不对。先看看并发从 1 加到 4，哪一轮的变化合乎道理。")
     if letter(cause) != "Q":
         raise Wrong("trust 对了，cause 不对：两轮只有种子不同，要能解释这个差别。")
 
