@@ -1,8 +1,8 @@
 """Running the whole series: `python -m helpers.series run | rewrite | index`.
 
-`run` executes every notebook and leaves the executed copies under `build/`; `rewrite` executes them in place, so that
-the stored outputs come from one clean run; `index` writes the previous/next bars and the table of notebooks in
-README.md.
+`run` executes every notebook and leaves the executed copies under `build/`; `rewrite` executes them in place, and the
+solutions of their exercises, so that the stored outputs come from one clean run; `index` writes the previous/next bars
+and the table of notebooks in README.md.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from helpers.config import REPO_ROOT
 from helpers.errors import TutorialError
 
-__all__ = ["NOTEBOOKS_DIR", "execute", "index", "navigation", "notebook_paths", "readme_table"]
+__all__ = ["NOTEBOOKS_DIR", "execute", "index", "navigation", "notebook_paths", "readme_table", "solution_paths"]
 
 NOTEBOOKS_DIR = REPO_ROOT / "notebooks"
 EXECUTED_DIR = REPO_ROOT / "build" / "notebooks"
@@ -38,8 +38,13 @@ def notebook_paths() -> list[Path]:
     return sorted(NOTEBOOKS_DIR.glob("[0-9][0-9]_*.ipynb"))
 
 
+def solution_paths() -> list[Path]:
+    """The notebooks with the solved exercises; each has the file name of its lesson."""
+    return sorted((NOTEBOOKS_DIR / "solutions").glob("[0-9][0-9]_*.ipynb"))
+
+
 def execute(path: Path) -> tuple[Any, float]:
-    """Run one notebook from top to bottom in a fresh kernel.
+    """Run one notebook from top to bottom in a fresh kernel. The reader's record of exercises stays as it is.
 
     Returns:
         The notebook with its new outputs, and the seconds it took.
@@ -57,12 +62,12 @@ def execute(path: Path) -> tuple[Any, float]:
             kernel_name="python3",
             extra_arguments=["--IPKernelApp.log_level=ERROR"],
             coalesce_streams=True,
-            resources={"metadata": {"path": str(NOTEBOOKS_DIR)}},
+            resources={"metadata": {"path": str(path.parent)}},
             on_cell_executed=lambda **_: bar.update(),
         )
         begin = time.monotonic()
         try:
-            client.execute()
+            client.execute(env={**os.environ, "TUTORIAL_PROGRESS": "off"})
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             raise TutorialError(f"{path.name} 没有跑完，停在{_failed_cell(notebook)}\n{error}") from None
     notebook.metadata.clear()
@@ -122,10 +127,11 @@ def run(paths: Sequence[Path], *, in_place: bool) -> None:
     for path in paths:
         notebook, seconds = execute(path)
         nbformat.write(notebook, path if in_place else EXECUTED_DIR / path.name)
-        rows.append((path.stem, seconds))
-        print(f"{path.stem:28} {seconds:6.1f} s  ok", flush=True)
+        name = path.relative_to(NOTEBOOKS_DIR).with_suffix("").as_posix()
+        rows.append((name, seconds))
+        print(f"{name:34} {seconds:6.1f} s  ok", flush=True)
         headlines += [cell for cell in notebook.cells if "headline" in cell.metadata.get("tags", [])]
-    print(f"{'total':28} {sum(seconds for _, seconds in rows):6.1f} s")
+    print(f"{'total':34} {sum(seconds for _, seconds in rows):6.1f} s")
     for cell in headlines:
         print("─" * 60)
         print("".join(o.text for o in cell.outputs if o.output_type == "stream" and o.name == "stdout").rstrip())
@@ -156,11 +162,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if parsed.command == "index":
         index()
         return 0
-    chosen = [p for p in notebook_paths() if not parsed.numbers or p.name[:2] in parsed.numbers]
+    rewrite = parsed.command == "rewrite"
+    paths = notebook_paths() + (solution_paths() if rewrite else [])
+    chosen = [p for p in paths if not parsed.numbers or p.name[:2] in parsed.numbers]
     if not chosen:
         parser.error(f"没有编号为 {'、'.join(parsed.numbers)} 的笔记本，写成 03 05 这样的两位数")
     try:
-        run(chosen, in_place=parsed.command == "rewrite")
+        run(chosen, in_place=rewrite)
     except TutorialError as error:
         print(error, file=sys.stderr)
         return 1

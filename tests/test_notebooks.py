@@ -18,6 +18,9 @@ from helpers.config import REPO_ROOT
 PATHS = series.notebook_paths()
 NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in PATHS}
 each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS.values(), ids=NOTEBOOKS.keys())
+SOLUTIONS = {f"solutions/{path.stem}": nbformat.read(path, as_version=4) for path in series.solution_paths()}
+EVERY = NOTEBOOKS | SOLUTIONS
+lessons_and_solutions = pytest.mark.parametrize("notebook", EVERY.values(), ids=EVERY.keys())
 
 
 def code_cells(notebook: Any) -> list[Any]:
@@ -40,10 +43,12 @@ def test_the_series_is_numbered_without_gaps() -> None:
 @each_notebook
 def test_opening_and_closing(notebook: Any) -> None:
     opening, closing = notebook.cells[1].source, "\n".join(cell.source for cell in notebook.cells[-3:])
+    headings = [cell.source.splitlines()[0] for cell in notebook.cells if cell.source.startswith("## ")]
     for promise in ("# ", "**你将做**", "**你将学会**", "**你需要**", "**时间**"):
         assert promise in opening
     assert re.search(r"约 \d+ 分钟；全部运行 classroom 约 [\d.]+ 分钟（2 核 CPU 实测），gpu 约 [\d.]+ 分钟", opening)
-    assert "## 你现在知道" in closing and "## 练习" in closing
+    assert "## 你现在知道" in closing and headings.count("## 练习") == 1
+    assert "nav" in tags(notebook.cells[0]) and "nav" in tags(notebook.cells[-1])
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
@@ -56,7 +61,7 @@ def test_readme_table_is_up_to_date() -> None:
     assert series.readme_table() in (REPO_ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@each_notebook
+@lessons_and_solutions
 def test_cells_are_small(notebook: Any) -> None:
     sizes = sorted(len(code_lines(cell)) for cell in code_cells(notebook))
     assert 3 <= statistics.median(sizes) <= 8
@@ -65,7 +70,7 @@ def test_cells_are_small(notebook: Any) -> None:
     assert max(len(line) for cell in code_cells(notebook) for line in cell.source.splitlines()) <= 88
 
 
-@each_notebook
+@lessons_and_solutions
 def test_no_magic_that_can_fail_unseen(notebook: Any) -> None:
     for cell in code_cells(notebook):
         first, *rest = cell.source.splitlines()
@@ -75,7 +80,7 @@ def test_no_magic_that_can_fail_unseen(notebook: Any) -> None:
             assert rest[0].startswith("set -e"), f"{cell.id}: a failing line in the middle would pass"
 
 
-@each_notebook
+@lessons_and_solutions
 def test_stored_outputs_are_of_one_clean_run(notebook: Any) -> None:
     assert [cell.execution_count for cell in code_cells(notebook)] == list(range(1, len(code_cells(notebook)) + 1))
     for cell in code_cells(notebook):
@@ -87,7 +92,7 @@ def test_stored_outputs_are_of_one_clean_run(notebook: Any) -> None:
     assert notebook.metadata.kernelspec.name == "vllm-tutorial"
 
 
-@each_notebook
+@lessons_and_solutions
 def test_no_key_stands_in_a_stored_output(notebook: Any) -> None:
     shown = "\n".join(str(cell.outputs) for cell in code_cells(notebook) if "image/png" not in str(cell.outputs))
     assert "Bearer" not in shown
@@ -157,9 +162,9 @@ def test_every_picture_is_used() -> None:
     assert not unused
 
 
-@each_notebook
-def test_links_lead_somewhere(notebook: Any) -> None:
-    for cell in notebook.cells:
+@pytest.mark.parametrize("name", EVERY)
+def test_links_lead_somewhere(name: str) -> None:
+    for cell in EVERY[name].cells:
         if cell.cell_type == "markdown":
             for target in re.findall(r"(?<!!)\[[^\]]*\]\((?!http)([^)#]+)", cell.source):
-                assert (series.NOTEBOOKS_DIR / target).exists(), f"{cell.id}: {target}"
+                assert (series.NOTEBOOKS_DIR / name / ".." / target).resolve().exists(), f"{cell.id}: {target}"

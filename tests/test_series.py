@@ -58,6 +58,18 @@ def test_rewrite_stores_what_a_reader_sees(folder: Path) -> None:
     assert nbformat.read(path, as_version=4).cells[0].outputs[0].text == "done\n<repo>\n"
 
 
+def test_rewrite_takes_the_solutions_along_and_run_does_not(folder: Path) -> None:
+    notebook(folder / "01_a.ipynb", "")
+    (folder / "solutions").mkdir()
+    where = "import os; from pathlib import Path; print(Path.cwd().name, os.environ['TUTORIAL_PROGRESS'])"
+    solved = notebook(folder / "solutions" / "01_a.ipynb", where)
+    assert series.notebook_paths() == [folder / "01_a.ipynb"]
+    assert series.main(["run"]) == 0
+    assert not nbformat.read(solved, as_version=4).cells[0].outputs
+    assert series.main(["rewrite", "01"]) == 0
+    assert nbformat.read(solved, as_version=4).cells[0].outputs[0].text == "solutions off\n"
+
+
 def test_bars_link_the_neighbours(folder: Path) -> None:
     paths = [notebook(folder / f"0{n}_{name}.ipynb") for n, name in enumerate("abc", start=1)]
     assert series.navigation(paths[0]) == "[目录](../README.md) · [02_b →](02_b.ipynb)"

@@ -1,0 +1,115 @@
+"""The exercises of notebook 01: memory, versions, proxies. Nothing here needs an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
+
+from helpers.exercises.judging import Judge, Wrong, call, kind, number, same, short
+
+__all__ = ["JUDGES"]
+
+GIB = 1024**3
+
+
+def bigger_card(answer: object) -> None:
+    thousands = number(answer)
+    if thousands >= 100_000:  # given in tokens
+        thousands /= 1000
+    if 514 <= thousands <= 516:
+        return
+    if 220 <= thousands <= 224:
+        raise Wrong("这是原来的两倍。权重和计算中间结果要的显存并没有跟着翻倍。")
+    if 550 <= thousands <= 700:
+        raise Wrong("太多了。看看是不是漏乘了 utilization，或者漏减了一项。")
+    raise Wrong(f"{short(answer)} 不是第 3 节那几行算出来的数。")
+
+
+NEEDS = {"0.7.1": "2.5.1", "0.32.0": "2.13.0"}
+INSTALLS = [
+    ([("torch", "2.3.0"), ("vllm", "0.7.1")], ("2.5.1", True), "后装的 vllm 会把 torch 换成它要的版本。"),
+    ([("vllm", "0.7.1"), ("torch", "2.3.0")], ("2.3.0", False), "最后一步指定了 torch 的版本，pip 会照办。"),
+    ([("vllm", "0.32.0")], ("2.13.0", True), "只装 vllm，torch 由它带来。"),
+    ([("torch", "2.13.0")], ("2.13.0", False), "vllm 还没有装。"),
+    ([("vllm", "0.7.1"), ("vllm", "0.32.0")], ("2.13.0", True), "升级 vllm，torch 也跟着换。"),
+    ([("vllm", "0.32.0"), ("torch", "2.3.0"), ("torch", "2.13.0")], ("2.13.0", True), "最后又换回了配套的版本。"),
+]  # fmt: skip
+
+
+def after_installs(after: object) -> None:
+    for steps, wanted, note in INSTALLS:
+        about = "依次安装 " + "、".join("==".join(step) for step in steps) + " 之后"
+        value = call(after, list(steps), about=about)
+        if isinstance(value, tuple | list) and len(value) == 2:
+            value = (value[0], bool(value[1]))
+        same(value, wanted, about=about, note=note)
+
+
+PROXY = {"http_proxy": "http://10.37.1.23:12798", "https_proxy": "http://10.37.1.23:12798"}
+ENVIRONMENTS: list[tuple[dict[str, str], list[str], str]] = [
+    (PROXY, [], "只设了代理的环境"),
+    (PROXY | {"NO_PROXY": "pypi.tuna.tsinghua.edu.cn"}, ["pypi.tuna.tsinghua.edu.cn"], "原来就有 NO_PROXY 的环境"),
+    (PROXY | {"NO_PROXY": ""}, [], "NO_PROXY 是空字符串的环境"),
+    ({"PATH": "/usr/bin"}, [], "没有设代理的环境"),
+]
+
+
+def local_stays_local(without_detour: object) -> None:
+    for environ, kept, about in ENVIRONMENTS:
+        given = dict(environ)
+        about = f"对于{about}"
+        result = call(without_detour, given, about=about)
+        if not isinstance(result, Mapping):
+            raise Wrong(f"{about}，要返回一个字典，得到的是{kind(result)}。")
+        if given != environ:
+            raise Wrong(f"{about}，传进来的字典被改动了。请先复制一份。")
+        lost = [name for name in environ if name.upper() != "NO_PROXY" and result.get(name) != environ[name]]
+        if lost:
+            raise Wrong(f"{about}，{lost[0]} 变了或没了。代理本身要留着，访问 GitHub 还要用。")
+        if any(name in environ for name in PROXY):
+            _bypass(result, kept, about)
+
+
+def _bypass(environ: Mapping[str, Any], kept: list[str], about: str) -> None:
+    value = str(environ.get("no_proxy") or environ.get("NO_PROXY") or "")
+
+    def direct(host: str) -> bool:
+        return bool(proxy_bypass_environment(host, {"no": value}))
+
+    for host in ["localhost", "127.0.0.1", *kept]:
+        if not direct(host):
+            raise Wrong(f"{about}，NO_PROXY 成了 {value!r}，{host} 仍然走代理。")
+    if direct("github.com"):
+        raise Wrong(f"{about}，NO_PROXY 成了 {value!r}，连 github.com 也不走代理了。")
+
+
+CARDS = [
+    ((7_615_616_512, 57_344, 100_000, 24564 / 1024), 1, "24 GB 的卡放得下 7B 和 10 万个 token"),
+    ((7_615_616_512, 57_344, 131_072, 24564 / 1024), 2, "24 GB 的卡，7B 加一个 131072 长的请求"),
+    ((7_615_616_512, 57_344, 500_000, 24564 / 1024), 4, "24 GB 的卡，7B 加 50 万个 token"),
+    ((7_615_616_512, 57_344, 10_000, 16.0), 2, "16 GiB 的卡"),
+    ((32_763_876_352, 262_144, 16_384, 24564 / 1024), 4, "24 GB 的卡，32B 加 16384 个 token"),
+    ((32_763_876_352, 262_144, 131_072, 24564 / 1024), 8, "24 GB 的卡，32B 加 131072 个 token"),
+    ((32_763_876_352, 262_144, 16_384, 80.0), 1, "80 GiB 的卡，32B 加 16384 个 token"),
+    ((70_553_706_496, 327_680, 131_072, 24564 / 1024), None, "24 GB 的卡，70B 加 131072 个 token"),
+]  # fmt: skip
+
+
+def how_many_cards(cards: object) -> None:
+    for (parameters, kv_bytes, tokens, card_gib), wanted, about in CARDS:
+        value = call(cards, parameters, kv_bytes, tokens, card_gib, about=about)
+        if wanted is None:
+            if value is not None:
+                raise Wrong(f"{about}，8 块也放不下，函数却返回 {short(value)}。")
+            continue
+        note = "太少了，每块卡上的几项加起来超过了上限。" if value and value < wanted else "用不了那么多。"
+        same(value, wanted, about=about, note=note)
+
+
+JUDGES: dict[str, Judge] = {
+    "01-1": bigger_card,
+    "01-2": after_installs,
+    "01-3": local_stays_local,
+    "01-4": how_many_cards,
+}

@@ -1,0 +1,118 @@
+"""The exercises of notebook 02: what a download leaves on disk, and what fits on a card."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from helpers.exercises.judging import Judge, Wrong, call, kind, number, short
+from helpers.models import SEVEN_B_CONFIG, model_size
+
+__all__ = ["JUDGES"]
+
+GIB = 1024**3
+TWO_FILES = {"config.json", "generation_config.json"}
+
+
+def two_files(folder: object) -> None:
+    if not isinstance(folder, str | os.PathLike):
+        raise Wrong(f"要 snapshot_download 返回的路径，得到的是{kind(folder)}。")
+    place = Path(folder)
+    if not place.is_dir():
+        raise Wrong(f"没有这个文件夹：{place}")
+    found = {file.name for file in place.rglob("*") if file.suffix in (".json", ".jinja", ".safetensors")}
+    missing, extra = sorted(TWO_FILES - found), sorted(found - TWO_FILES)
+    if missing:
+        raise Wrong(f"文件夹里没有 {'、'.join(missing)}。")
+    if extra:
+        raise Wrong(f"多下了 {'、'.join(extra[:3])}。")
+
+
+def nothing_matched(missing: object) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for file in ("config.json", "tokenizer.json", "model.safetensors.incomplete"):
+            (folder / file).write_text("{}", encoding="utf-8")
+        cases: list[tuple[list[str], list[str], str]] = [
+            (["*.json"], [], "文件夹里有两个 JSON"),
+            (["*.jsn"], ["*.jsn"], "没有名字以 .jsn 结尾的文件"),
+            (["config.json", "*.txt"], ["*.txt"], "config.json 有，*.txt 没有"),
+            (["*.safetensors"], ["*.safetensors"], "权重只有一个 .incomplete，还没有下完"),
+            (["*.bin", "tokenizer*", "*.pt"], ["*.bin", "*.pt"], "三个模式里有两个没有匹配到"),
+        ]
+        for patterns, wanted, note in cases:
+            about = f"模式是 {patterns} 时"
+            value = call(missing, folder, list(patterns), about=about)
+            if not isinstance(value, list | tuple | set):
+                raise Wrong(f"{about}，要返回一个列表，得到的是{kind(value)}。")
+            if sorted(map(str, value)) != sorted(wanted):
+                raise Wrong(f"{about}，函数返回 {short(list(value))}。{note}。")
+
+
+MODEL_ID = "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"
+NEW, OLD = "models/deepseek-ai--DeepSeek-R1-Distill-Qwen-7B/snapshots", MODEL_ID
+
+
+def _cache(root: Path, *folders: str, config: bool = True) -> Path:
+    for folder in folders:
+        (root / folder).mkdir(parents=True)
+        if config:
+            (root / folder / "config.json").write_text("{}", encoding="utf-8")
+    return root
+
+
+def three_paths(locate: object) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        disk = Path(name)
+        other = "models/Qwen--Qwen2.5-7B/snapshots/master"
+        cases = [
+            (_cache(disk / "new", f"{NEW}/master", other), f"{NEW}/master", "新版 SDK 下载的缓存"),
+            (_cache(disk / "old", OLD), OLD, "旧版 SDK 下载的缓存"),
+            (_cache(disk / "tag", f"{NEW}/v1.0"), f"{NEW}/v1.0", "revision 是 v1.0 的缓存"),
+            (_cache(disk / "other", other), None, "缓存里只有别的模型"),
+            (_cache(disk / "half", f"{NEW}/master", OLD, config=False), None, "文件夹建好了，里面还没有 config.json"),
+            (disk / "autodl-temp", None, "cache_dir 拼错了，根本不存在"),
+        ]
+        for cache_dir, wanted, about in cases:
+            value = call(locate, cache_dir, MODEL_ID, about=about)
+            shown = str(value).replace(str(cache_dir), "<cache_dir>")
+            if wanted is None and value is not None:
+                raise Wrong(f"{about}，应该找不到，函数却返回 {shown}。")
+            if wanted is not None and value is None:
+                raise Wrong(f"{about}，模型在里面，函数却返回了 None。")
+            if wanted is not None and (not isinstance(value, str | os.PathLike) or Path(value) != cache_dir / wanted):
+                raise Wrong(f"{about}，函数返回 {shown}，那里没有 config.json。")
+
+
+ONE_POINT_FIVE_B = SEVEN_B_CONFIG | {
+    "hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12, "num_key_value_heads": 2,
+    "vocab_size": 151936, "tie_word_embeddings": True,
+}  # fmt: skip
+ROOMS = [
+    (SEVEN_B_CONFIG, 24564 / 1024, "7B 在 24 GB 的卡上"),
+    (SEVEN_B_CONFIG | {"num_key_value_heads": 28}, 24564 / 1024, "没有 GQA 的 7B 在 24 GB 的卡上"),
+    (SEVEN_B_CONFIG, 48.0, "7B 在 48 GiB 的卡上"),
+    (ONE_POINT_FIVE_B, 24564 / 1024, "Qwen2.5-1.5B 在 24 GB 的卡上"),
+    (SEVEN_B_CONFIG, 16.0, "7B 在 16 GiB 的卡上"),
+]  # fmt: skip
+
+
+def room_on_card(tokens_that_fit: object) -> None:
+    for config, card_gib, about in ROOMS:
+        size = model_size(config)
+        wanted = max(0.0, (card_gib * 0.9 - size.weights_gib - 1.5) * GIB / size.kv_bytes_per_token)
+        value = number(call(tokens_that_fit, dict(config), card_gib, about=about))
+        if abs(value - wanted) <= max(1.0, 0.005 * wanted):
+            continue
+        if not wanted:
+            raise Wrong(f"{about}，权重都放不下，函数却返回 {value:.0f}。")
+        raise Wrong(f"{about}，函数返回 {value:.0f}，{'多' if value > wanted else '少'}了。")
+
+
+JUDGES: dict[str, Judge] = {
+    "02-1": two_files,
+    "02-2": nothing_matched,
+    "02-3": three_paths,
+    "02-4": room_on_card,
+}

@@ -1,0 +1,778 @@
+"""Right answers in several formulations, and wrong ones that a newcomer might give, for every exercise.
+
+`SERVER` and `ENGINE` stand for the fixtures of these names.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+from exercise_kit import LIMIT, rendered
+
+from helpers.models import SEVEN_B_CONFIG, model_size
+from helpers.reasoning import read_message, split_think
+
+SERVER, ENGINE = object(), object()
+GIB = 1024**3
+NEEDS = {"0.7.1": "2.5.1", "0.32.0": "2.13.0"}
+RIGHT: dict[str, list[tuple[Any, ...]]] = {}
+WRONG: dict[str, list[tuple[Any, ...]]] = {}
+
+
+def cases(exercise_id: str, *, right: list[Any], wrong: list[Any], extra: tuple[Any, ...] = ()) -> None:
+    """File answers; `extra` follows each of them, and a tuple is several answers."""
+    for table, answers in ((RIGHT, right), (WRONG, wrong)):
+        table[exercise_id] = [(*(a if isinstance(a, tuple) else (a,)), *extra) for a in answers]
+
+
+# 01 ------------------------------------------------------------------------------------------------------------------
+
+cases("01-1", right=[515, 515.2, "515 K", 515_200, "５１５"], wrong=[222, 605, 111, "一百", None, True, [515]])
+
+
+def after_loop(steps: Any) -> Any:
+    torch = vllm = None
+    for package, version in steps:
+        if package == "torch":
+            torch = version
+        else:
+            vllm, torch = version, NEEDS[version]
+    return torch, vllm is not None and torch == NEEDS[vllm]
+
+
+def after_dict(steps: Any) -> Any:
+    have: dict[str, str] = {}
+    for package, version in steps:
+        have[package] = version
+        if package == "vllm":
+            have["torch"] = NEEDS[version]
+    return [have["torch"], "vllm" in have and have["torch"] == NEEDS[have["vllm"]]]
+
+
+def after_last_vllm_wins(steps: Any) -> Any:
+    vllm = dict(steps).get("vllm")
+    return (NEEDS[vllm], True) if vllm else (dict(steps)["torch"], False)
+
+
+cases(
+    "01-2",
+    right=[after_loop, after_dict, lambda steps: (after_loop(steps)[0], after_loop(steps)[1] or None)],
+    wrong=[
+        lambda steps: (dict(steps).get("torch"), "vllm" in dict(steps)),  # pip leaves torch alone
+        after_last_vllm_wins,
+        lambda steps: (after_loop(steps)[0], True),
+        lambda steps: after_loop(steps)[0],
+        lambda steps: NEEDS[steps[-1][1]],
+    ],
+)
+
+
+def detour_loop(env: Any) -> Any:
+    result = dict(env)
+    parts = [part for part in result.get("NO_PROXY", "").split(",") if part]
+    result["NO_PROXY"] = ",".join([*parts, "localhost", "127.0.0.1"])
+    return result
+
+
+def detour_in_place(env: Any) -> Any:
+    env["NO_PROXY"] = "localhost,127.0.0.1"
+    return env
+
+
+cases(
+    "01-3",
+    right=[
+        detour_loop,
+        lambda env: env | {"NO_PROXY": ", ".join(filter(None, [env.get("NO_PROXY"), "127.0.0.1", "localhost"]))},
+        lambda env: detour_loop(env) | {"no_proxy": detour_loop(env)["NO_PROXY"]},
+        lambda env: detour_loop(env) if "http_proxy" in env else dict(env),  # nothing to avoid
+    ],
+    wrong=[
+        detour_in_place,
+        lambda env: env | {"NO_PROXY": "localhost,127.0.0.1"},  # what was there is lost
+        lambda env: env | {"NO_PROXY": "*"},
+        lambda env: {name: value for name, value in env.items() if "proxy" not in name},
+        lambda env: env | {"NO_PROXY": env["NO_PROXY"] + ",localhost,127.0.0.1"},
+        lambda env: detour_loop(env) | {"NO_PROXY": detour_loop(env)["NO_PROXY"].replace(",127.0.0.1", "")},
+        lambda env: None,
+    ],
+)
+
+
+def cards(parameters: float, kv_bytes: float, tokens: float, card_gib: float) -> Any:
+    for n in (1, 2, 4, 8):
+        if (parameters * 2 + kv_bytes * tokens) / GIB / n + 1.5 <= card_gib * 0.9:
+            return n
+    return None
+
+
+def cards_scaled(parameters: float, kv_bytes: float, tokens: float, card_gib: float) -> Any:
+    need = (parameters * 2 + kv_bytes * tokens) / GIB
+    return next((n for n in [1, 2, 4, 8] if n * (card_gib * 0.9 - 1.5) >= need), None)
+
+
+cases(
+    "01-4",
+    right=[cards, cards_scaled, lambda *a: None if cards(*a) is None else float(cards(*a))],
+    wrong=[
+        lambda p, k, t, c: next((n for n in (1, 2, 4, 8) if p * 2 / GIB / n + 1.5 <= c * 0.9), None),
+        lambda p, k, t, c: next((n for n in (1, 2, 4, 8) if ((p * 2 + k * t) / GIB + 1.5) / n <= c * 0.9), None),
+        lambda p, k, t, c: next((n for n in range(1, 9) if (p * 2 + k * t) / GIB / n + 1.5 <= c * 0.9), None),
+        lambda p, k, t, c: cards(p, k, t, c) or 16,
+        lambda p, k, t, c: (p * 2 + k * t) / GIB,
+    ],
+)
+
+# 02 ------------------------------------------------------------------------------------------------------------------
+
+
+def folder_with(*names: str) -> Any:
+    """Made by the test, because it needs a folder of its own."""
+    return SimpleNamespace(names=names)
+
+
+both = ("config.json", "generation_config.json")
+cases(
+    "02-1",
+    right=[folder_with(*both), folder_with(*both, ".mdl"), folder_with(*both, "README.md")],
+    wrong=[
+        folder_with(),
+        folder_with("config.json"),
+        folder_with(*both, "tokenizer_config.json"),
+        folder_with(*both, "model.safetensors"),
+        "/root/autodl-temp/nowhere",
+        None,
+        ["config.json"],
+    ],
+)
+
+
+def missing_by_name(folder: Any, patterns: Any) -> Any:
+    names = [path.name for path in folder.iterdir()]
+    return tuple(p for p in patterns if not [n for n in names if Path(n).match(p)])
+
+
+cases(
+    "02-2",
+    right=[
+        lambda folder, patterns: [p for p in patterns if not any(folder.glob(p))],
+        missing_by_name,
+        lambda folder, patterns: sorted((p for p in patterns if not list(folder.rglob(p))), reverse=True),
+    ],
+    wrong=[
+        lambda folder, patterns: [p for p in patterns if any(folder.glob(p))],
+        lambda folder, patterns: patterns if not any(folder.glob(patterns[0])) else [],
+        lambda folder, patterns: [p for p in patterns if not any(folder.glob(p + "*"))],  # takes .incomplete
+        lambda folder, patterns: not any(folder.glob(patterns[0])),
+        lambda folder, patterns: [p for p in patterns if not folder.glob(p)],  # an iterator is never false
+    ],
+)
+
+
+def locate(cache_dir: Any, model_id: str) -> Any:
+    new = Path(cache_dir) / "models" / model_id.replace("/", "--") / "snapshots"
+    for folder in [*new.glob("*"), Path(cache_dir) / model_id]:
+        if (folder / "config.json").is_file():
+            return folder
+    return None
+
+
+def locate_by_search(cache_dir: Any, model_id: str) -> Any:
+    name = model_id.rpartition("/")[2]
+    return next((str(file.parent) for file in Path(cache_dir).rglob("config.json") if name in str(file)), None)
+
+
+def new_only(cache_dir: Any, model_id: str) -> Any:
+    folder = Path(cache_dir) / "models" / model_id.replace("/", "--") / "snapshots" / "master"
+    return folder if (folder / "config.json").exists() else None
+
+
+cases(
+    "02-3",
+    right=[locate, locate_by_search, lambda c, m: None if locate(c, m) is None else str(locate(c, m))],
+    wrong=[
+        lambda c, m: Path(c) / m,
+        new_only,
+        lambda c, m: new_only(c, m) or (Path(c) / m if (Path(c) / m).is_dir() else None),
+        lambda c, m: next((file.parent for file in Path(c).rglob("config.json")), None),  # any model will do
+        lambda c, m: locate(c, m) and locate(c, m).parent,
+        lambda c, m: None,
+    ],
+)
+
+
+def fits(config: Any, card_gib: float) -> float:
+    size = model_size(config)
+    return max(0, (card_gib * 0.9 - size.weights_gib - 1.5) * GIB / size.kv_bytes_per_token)
+
+
+def kv_of_7b(config: Any, card_gib: float) -> float:
+    return max(0, int((card_gib * 0.9 - model_size(config).weights_gib - 1.5) * GIB / 57_344))
+
+
+cases(
+    "02-4",
+    right=[fits, lambda c, g: int(fits(c, g)), lambda c, g: round(fits(c, g)), lambda c, g: f"{fits(c, g):,.0f}"],
+    wrong=[
+        kv_of_7b,
+        lambda c, g: (g * 0.9 - model_size(c).weights_gib - 1.5) * GIB / model_size(c).kv_bytes_per_token,  # below 0
+        lambda c, g: max(0, (g - model_size(c).weights_gib) * GIB / model_size(c).kv_bytes_per_token),
+        lambda c, g: fits(c, g) * 2,  # K without V
+        lambda c, g: fits(SEVEN_B_CONFIG, g),
+        lambda c, g: None,
+    ],
+)
+
+# 03 ------------------------------------------------------------------------------------------------------------------
+
+cases("03-1", right=[33, "33", 33.0], wrong=[24, 32, 34, 33.5, 1, "很多", None], extra=(ENGINE,))
+
+
+def parts_by_find(text: str) -> Any:
+    at = text.find("</think>")
+    return (text, None) if at < 0 else (text[:at].strip(), text[at + len("</think>") :].strip())
+
+
+def parts_of_the_old_script(text: str) -> Any:
+    if "</think>" in text:
+        thought, answer = text.split("</think>")
+    else:
+        thought, answer = "", text
+    return thought, answer
+
+
+cases(
+    "03-2",
+    right=[
+        parts_by_find,
+        lambda text: (split_think(text).thought, split_think(text).answer if split_think(text).closed else None),
+        lambda text: [*text.split("</think>", 1)] if "</think>" in text else [text, None],
+    ],
+    wrong=[
+        parts_of_the_old_script,
+        lambda text: (split_think(text).thought, split_think(text).answer),  # "" where there is none
+        lambda text: (split_think(text).thought, split_think(text).answer or None),
+        lambda text: text.rsplit("</think>", 1) if "</think>" in text else (text, None),
+        lambda text: split_think(text).answer,
+        lambda text: (text.split("</think>")[0], text.split("</think>")[1] if "</think>" in text else None),
+    ],
+)
+
+verdicts = {1: "F", 2: "E", 3: "A", 4: "C", 5: "D", 6: "B"}
+cases(
+    "03-3",
+    right=[
+        verdicts,
+        {key: letter.lower() for key, letter in verdicts.items()},
+        {str(key): f" {letter} " for key, letter in verdicts.items()},
+    ],
+    wrong=[
+        verdicts | {1: "D"},
+        verdicts | {4: "D", 5: "C"},
+        verdicts | {6: "G"},
+        {1: "F"},
+        verdicts | {2: "Z"},
+        "FEACDB",
+        None,
+    ],
+)
+
+
+def asked(llm: Any, question: str, max_tokens: int) -> str:
+    messages = [{"role": "user", "content": question}]
+    return llm.chat(messages, SimpleNamespace(max_tokens=max_tokens), use_tqdm=False)[0].outputs[0].text
+
+
+def prompt_len(question: str) -> int:
+    return len(rendered([{"role": "user", "content": question}]))
+
+
+def get_answer(llm: Any, question: str, max_tokens: int) -> Any:
+    if prompt_len(question) + max_tokens > LIMIT:
+        raise ValueError("does not fit")
+    reply = split_think(asked(llm, question, max_tokens))
+    return reply.answer.strip() if reply.closed else None
+
+
+def counted_with_the_tokenizer(llm: Any, question: str, max_tokens: int) -> Any:
+    ids = llm.get_tokenizer().apply_chat_template([{"role": "user", "content": question}])["input_ids"]
+    if max_tokens > LIMIT - len(ids):
+        raise ValueError
+    text = asked(llm, question, max_tokens)
+    return text.split("</think>", 1)[1] if "</think>" in text else None
+
+
+def asks_first(llm: Any, question: str, max_tokens: int) -> Any:
+    reply = split_think(asked(llm, question, max_tokens))
+    if prompt_len(question) + max_tokens > LIMIT:
+        raise ValueError("too late")
+    return reply.answer if reply.closed else None
+
+
+def checks_max_tokens_only(llm: Any, question: str, max_tokens: int) -> Any:
+    if max_tokens > LIMIT:
+        raise ValueError
+    reply = split_think(asked(llm, question, max_tokens))
+    return reply.answer if reply.closed else None
+
+
+def refuses_what_fits(llm: Any, question: str, max_tokens: int) -> Any:
+    if prompt_len(question) + max_tokens >= LIMIT:
+        raise ValueError("one token off")
+    return get_answer(llm, question, max_tokens)
+
+
+cases(
+    "03-4",
+    right=[get_answer, counted_with_the_tokenizer, lambda *a: get_answer(*a)],
+    wrong=[
+        lambda llm, q, n: split_think(asked(llm, q, n)).answer or None,  # never raises
+        lambda llm, q, n: get_answer(llm, q, n) or "",
+        lambda llm, q, n: asked(llm, q, n).split("</think>")[-1],
+        lambda llm, q, n: get_answer(llm, q, 1024),  # its own max_tokens
+        lambda llm, q, n: "下面是计划。",  # asks nobody
+        asks_first,
+        checks_max_tokens_only,
+        refuses_what_fits,
+    ],
+    extra=(ENGINE, LIMIT),
+)
+
+# 04 ------------------------------------------------------------------------------------------------------------------
+
+cases(
+    "04-1",
+    right=[1024, "1024x", 1023.98, "1,024.00x"],
+    wrong=[256, 524_288, 64, None, "四倍"],
+    extra=("INFO CPU KV cache size: 524,288 tokens, Maximum concurrency for 2,048 tokens per request: 256.00x",),
+)
+
+
+def status(method: str, url: str) -> int:
+    return httpx.request(method, url, json={} if method == "POST" else None, timeout=5, trust_env=False).status_code
+
+
+cases(
+    "04-2",
+    right=[
+        lambda base, paths: [p for p in paths if status("GET", base + p) not in (401, 403)],
+        lambda base, paths: {p for p in paths if status("POST", base + p) not in (401, 403)},
+        lambda base, paths: tuple(p for p in reversed(paths) if status("GET", base + p) in (200, 405)),
+    ],
+    wrong=[
+        lambda base, paths: [p for p in paths if not p.startswith("/v1/")],  # by name
+        lambda base, paths: [p for p in paths if status("GET", base + p) == 200],
+        lambda base, paths: [p for p in paths if status("GET", base + p) != 401],
+        lambda base, paths: [p for p in paths if status("GET", base + p) in (401, 403)],
+        lambda base, paths: "/invocations",
+        lambda base, paths: paths,
+    ],
+)
+
+SAYS = {
+    "port": "Address already in use",
+    "path": "Repo id must be in the form",
+    "length": "greater than the derived max_model_len",
+    "flag": "unrecognized arguments",
+}
+
+
+def last_line(log: str) -> Any:
+    return next((name for name, words in SAYS.items() if words in log.splitlines()[-1]), None)
+
+
+cases(
+    "04-3",
+    right=[
+        lambda log: next((name for name, words in SAYS.items() if words in log), None),
+        lambda log: next((name for name, words in SAYS.items() if words.lower() in log.lower()), None),
+        last_line,
+    ],
+    wrong=[
+        lambda log: "port" if "port" in log else "path" if "Repo" in log else None,
+        lambda log: next((n for n, w in (SAYS | {"length": "max_model_len"}).items() if w in log), None),
+        lambda log: next((n for n, w in (SAYS | {"path": "Repo"}).items() if w in log), None),
+        lambda log: next((name for name, words in SAYS.items() if words in log), "unknown"),
+        lambda log: {name: words in log for name, words in SAYS.items()},
+    ],
+)
+
+
+def orphans(processes: Any) -> list[int]:
+    by_pid = {process["pid"]: process for process in processes}
+
+    def owned(process: Any) -> bool:
+        parent = by_pid.get(process["ppid"])
+        return parent is not None and (parent["name"] == "vllm" or owned(parent))
+
+    return [p["pid"] for p in processes if p["name"].startswith("VLLM::") and not owned(p)]
+
+
+def orphans_downwards(processes: Any) -> set[int]:
+    kept = {p["pid"] for p in processes if p["name"] == "vllm"}
+    for _ in processes:
+        kept |= {p["pid"] for p in processes if p["ppid"] in kept}
+    return {p["pid"] for p in processes if p["name"][:6] == "VLLM::"} - kept
+
+
+cases(
+    "04-4",
+    right=[orphans, orphans_downwards, lambda processes: tuple(reversed(orphans(processes)))],
+    wrong=[
+        lambda ps: [p["pid"] for p in ps if p["name"].startswith("VLLM::")],
+        lambda ps: [p["pid"] for p in ps if p["name"].startswith("VLLM::") and p["ppid"] == 1],
+        lambda ps: [p["pid"] for p in ps if p["ppid"] == 1],
+        lambda ps: orphans(ps) if not any(p["name"] == "vllm" for p in ps) else [],
+        lambda ps: [p["name"] for p in ps if p["pid"] in orphans(ps)],
+        lambda ps: None,
+    ],
+)
+
+# 05 ------------------------------------------------------------------------------------------------------------------
+
+
+def chat_json(n: int, **fields: Any) -> dict[str, Any]:
+    choices = [{"index": i, "message": {"content": "好", "reasoning": "想"}, "finish_reason": "stop"} for i in range(n)]
+    usage = {"prompt_tokens": 8, "completion_tokens": 150 * n, "total_tokens": 8 + 150 * n}
+    return {"object": "chat.completion", "choices": choices, "usage": usage} | fields
+
+
+refused = {"error": {"message": "n must be 1 when using greedy sampling, got 2.", "code": 400}}
+cases(
+    "05-1",
+    right=[(chat_json(2), 1), (chat_json(2), "1 倍"), (chat_json(2), 1.0)],
+    wrong=[
+        (chat_json(2), 2), (chat_json(1), 1), (chat_json(2, object="text_completion"), 1), (refused, 1),
+        (json.dumps(chat_json(2)), 1), (chat_json(2), "没有变"), (None, 1),
+    ],
+)  # fmt: skip
+
+good = {
+    "model": "r1",
+    "messages": [{"role": "user", "content": "什么是深度学习？"}],
+    "max_tokens": 512,
+    "temperature": 0,
+}
+doubled = [{"role": "user", "content": "什么是深度学习？<think>\n"}]
+without = {key: value for key, value in good.items() if key != "temperature"}
+cases(
+    "05-2",
+    right=[
+        good,
+        json.dumps(good),
+        {key: value for key, value in good.items() if key != "max_tokens"},
+        good | {"temperature": 0.0, "max_tokens": LIMIT},
+    ],
+    wrong=[
+        good | {"messages": doubled},
+        good | {"max_tokens": 8192},
+        without | {"extra_body": {"temperature": 0}},
+        good | {"extra_body": {}},
+        without,
+        good | {"messages": [{"role": "user", "content": "你好"}]},
+        good | {"model": "R1"},
+        "{'model': 'r1'}",
+        [good],
+        None,
+    ],
+    extra=(SERVER,),
+)
+
+
+def counted(base_url: str, messages: Any) -> Any:
+    body = {"model": "r1", "messages": messages}
+    return httpx.post(f"{base_url}/tokenize", json=body, timeout=30, trust_env=False).json()
+
+
+def at_most(base_url: str, messages: Any, max_tokens: int) -> int:
+    seen = counted(base_url, messages)
+    if max_tokens > seen["max_model_len"]:
+        return 0
+    return max(0, min(max_tokens, seen["max_model_len"] - seen["count"]))
+
+
+def at_most_by_trying(base_url: str, messages: Any, max_tokens: int) -> Any:
+    body = {"model": "r1", "messages": messages, "max_tokens": max_tokens}
+    answer = httpx.post(f"{base_url}/v1/chat/completions", json=body, timeout=30, trust_env=False)
+    room = LIMIT - counted(base_url, messages)["count"]
+    return str(min(max_tokens, room)) if answer.status_code == 200 else "0"
+
+
+cases(
+    "05-3",
+    right=[at_most, at_most_by_trying, lambda *a: float(at_most(*a))],
+    wrong=[
+        lambda base, messages, n: min(n, LIMIT),
+        lambda base, messages, n: 0 if n > LIMIT else n,
+        lambda base, messages, n: min(n, LIMIT - counted(base, messages)["count"]),  # refused, or below 0
+        lambda base, messages, n: 0 if n + counted(base, messages)["count"] > LIMIT else n,
+        lambda base, messages, n: counted(base, messages)["count"],
+        lambda base, messages, n: None,
+    ],
+    extra=(SERVER,),
+)
+
+
+def collect(lines: list[str]) -> Any:
+    thought, answer, finish = "", "", None
+    for line in lines:
+        if line.startswith("data: {"):
+            for choice in json.loads(line[6:])["choices"]:
+                thought += choice["delta"].get("reasoning") or ""
+                answer += choice["delta"].get("content") or ""
+                finish = choice["finish_reason"] or finish
+    return thought, answer, finish
+
+
+def collect_events(lines: list[str]) -> Any:
+    events = [line.removeprefix("data: ") for line in lines if line.startswith("data: ") and "[DONE]" not in line]
+    choices = [c for event in events for c in json.loads(event)["choices"]]
+    texts = {k: "".join(c["delta"].get(k) or "" for c in choices) for k in ("reasoning", "content")}
+    ends = [c["finish_reason"] for c in choices if c["finish_reason"]]
+    return [texts["reasoning"], texts["content"], ends[-1] if ends else None]
+
+
+def collect_first_choice(lines: list[str]) -> Any:
+    return collect([line for line in lines if not line.startswith("data: {") or json.loads(line[6:])["choices"][0]])
+
+
+def collect_either(lines: list[str]) -> Any:
+    thought, answer, finish = "", "", None
+    for line in lines:
+        if line.startswith("data: {") and (choices := json.loads(line[6:])["choices"]):
+            delta, finish = choices[0]["delta"], choices[0]["finish_reason"] or finish
+            if delta.get("reasoning"):
+                thought += delta["reasoning"]
+            elif delta.get("content"):  # both may come in one chunk
+                answer += delta["content"]
+    return thought, answer, finish
+
+
+cases(
+    "05-4",
+    right=[collect, collect_events, lambda lines: tuple(collect(lines))],
+    wrong=[
+        collect_first_choice,
+        collect_either,
+        lambda lines: collect(lines)[:2],
+        lambda lines: (*collect(lines)[:2], "stop"),
+        lambda lines: collect([line.replace("data: ", "") for line in lines]),
+        lambda lines: [json.loads(line)["choices"] for line in lines],
+    ],
+)
+
+# 06 ------------------------------------------------------------------------------------------------------------------
+
+cases("06-1", right=[3, "3", "三次", "3 次", 3.0], wrong=[2, 1, "两次", 0, None, "很多次"])
+
+
+def complete(client: Any, model: str, question: str) -> Any:
+    text = client.completions.create(model=model, prompt=question + "<think>\n", max_tokens=512).choices[0].text
+    return text.split("</think>", 1)[1].strip() if "</think>" in text else None
+
+
+def complete_with_options(client: Any, model: str, question: str) -> Any:
+    calmer = client.with_options(timeout=60)
+    reply = split_think(calmer.completions.create(model=model, prompt=f"{question}<think>\n").choices[0].text)
+    return reply.answer if reply.closed else None
+
+
+def completed(prompt: str, *, whole: bool = False) -> Any:
+    def answer(client: Any, model: str, question: str) -> Any:
+        text = client.completions.create(model=model, prompt=prompt.format(question)).choices[0].text
+        reply = split_think(text)
+        return text if whole else reply.answer if reply.closed else None
+
+    return answer
+
+
+def still_chat(client: Any, model: str, question: str) -> Any:
+    messages = [{"role": "user", "content": question}]
+    return client.chat.completions.create(model=model, messages=messages).choices[0].message.content
+
+
+def streamed(client: Any, model: str, question: str) -> Any:
+    chunks = client.completions.create(model=model, prompt=f"{question}<think>\n", stream=True)
+    return "".join(chunk.choices[0].text for chunk in chunks)
+
+
+cases(
+    "06-2",
+    right=[complete, complete_with_options, completed("<｜User｜>{}<｜Assistant｜><think>\n")],
+    wrong=[
+        still_chat,
+        completed("{}"),
+        completed("hello<think>\n"),
+        completed("{}<think>"),
+        completed("{}<think>\n<think>\n"),
+        completed("{}<think>\n", whole=True),
+        lambda client, model, question: complete(client, model, question) or "",
+        lambda client, model, question: "你好！",
+        streamed,
+    ],
+)
+
+
+def answer_of(choice: Any) -> Any:
+    reply = read_message(choice.message)
+    return reply.answer if reply.closed else None
+
+
+def answer_by_hand(choice: Any) -> Any:
+    message = choice.message
+    if getattr(message, "reasoning", None) or getattr(message, "reasoning_content", None):
+        return message.content
+    _, tag, answer = (message.content or "").partition("</think>")
+    return answer.strip() if tag else None
+
+
+cases(
+    "06-3",
+    right=[answer_of, answer_by_hand, lambda choice: (lambda a: a and a.strip())(answer_of(choice))],
+    wrong=[
+        lambda choice: choice.message.content,
+        lambda choice: choice.message.content.split("</think>")[-1],
+        lambda choice: None if choice.finish_reason == "length" else answer_of(choice),
+        lambda choice: split_think(choice.message.content or "").answer or None,  # forgets the parser
+        lambda choice: answer_of(choice) or "",
+    ],
+)
+
+
+def chat(client: Any, model: str, history: Any, text: str) -> Any:
+    question = {"role": "user", "content": text}
+    message = client.chat.completions.create(model=model, messages=[*history, question]).choices[0].message
+    if message.content is None:
+        return None
+    history.extend([question, {"role": "assistant", "content": message.content}])
+    return message.content
+
+
+def chat_then_undo(client: Any, model: str, history: Any, text: str) -> Any:
+    history.append({"role": "user", "content": text})
+    reply = read_message(client.chat.completions.create(model=model, messages=history).choices[0].message)
+    if not reply.closed:
+        history.pop()
+        return None
+    history.append({"role": "assistant", "content": reply.answer})
+    return reply.answer.strip()
+
+
+def chat_keeps_all(client: Any, model: str, history: Any, text: str) -> Any:
+    history.append({"role": "user", "content": text})
+    message = client.chat.completions.create(model=model, messages=history).choices[0].message
+    history.append({"role": "assistant", "content": message.content})
+    return message.content
+
+
+def chat_with_thoughts(client: Any, model: str, history: Any, text: str) -> Any:
+    answer = chat(client, model, history, text)
+    if answer:
+        history[-1]["content"] = f"先下定义。</think>{answer}"
+    return answer
+
+
+def chat_rebinds(client: Any, model: str, history: Any, text: str) -> Any:
+    history = [*history, {"role": "user", "content": text}]
+    return client.chat.completions.create(model=model, messages=history).choices[0].message.content
+
+
+def chat_twice(client: Any, model: str, history: Any, text: str) -> Any:
+    return chat(client, model, [*history], text) and chat(client, model, history, text)
+
+
+def chat_without_history(client: Any, model: str, history: Any, text: str) -> Any:
+    return chat(client, model, [], text)
+
+
+cases(
+    "06-4",
+    right=[chat, chat_then_undo, lambda client, model, history, text: chat_then_undo(client, model, history, text)],
+    wrong=[chat_keeps_all, chat_with_thoughts, chat_rebinds, chat_twice, chat_without_history, lambda *a: "你好"],
+)
+
+# 07 ------------------------------------------------------------------------------------------------------------------
+
+cases("07-1", right=[1023, 1023.04, "1023", 1024], wrong=[64, 1151, 28_776, 128, None, "一千"])
+
+
+def median_by_hand(runs: list[float]) -> Any:
+    warm = sorted(runs[1:])
+    if not warm:
+        return None
+    middle = len(warm) // 2
+    median = warm[middle] if len(warm) % 2 else (warm[middle - 1] + warm[middle]) / 2
+    return [median, warm[0], warm[-1]]
+
+
+def summary(runs: list[float]) -> Any:
+    return (statistics.median(runs[1:]), min(runs[1:]), max(runs[1:])) if len(runs) > 1 else None
+
+
+def without_the_slowest(runs: list[float]) -> Any:
+    warm = sorted(runs)[1:]
+    return (statistics.median(warm), warm[0], warm[-1]) if warm else None
+
+
+def summary_that_pops(runs: list[float]) -> Any:
+    runs[:1] = []
+    return (statistics.median(runs), min(runs), max(runs)) if runs else None
+
+
+cases(
+    "07-2",
+    right=[summary, median_by_hand, lambda runs: summary([*runs])],
+    wrong=[
+        without_the_slowest,
+        summary_that_pops,
+        lambda runs: (statistics.median(runs), min(runs), max(runs)),
+        lambda runs: (statistics.median(runs[1:]), min(runs[1:]), max(runs[1:])),  # raises on one run
+        lambda runs: summary(runs) and (statistics.mean(runs[1:]), min(runs[1:]), max(runs[1:])),
+        lambda runs: summary(runs) and (sorted(runs[1:])[len(runs[1:]) // 2], min(runs[1:]), max(runs[1:])),
+        lambda runs: summary(runs) or (0, 0, 0),
+    ],
+)
+
+
+def limit(config: Any, *, bandwidth_gb_s: float, bytes_per_param: float, batch: int) -> float:
+    return batch * bandwidth_gb_s * 1e9 / (model_size(config).parameters * bytes_per_param)
+
+
+def limited(change: Any) -> Any:
+    def decode_limit(config: Any, **settings: Any) -> Any:
+        return change(config, **settings)
+
+    return decode_limit
+
+
+cases(
+    "07-3",
+    right=[
+        limit,
+        limited(lambda config, **s: round(limit(config, **s))),
+        limited(
+            lambda c, **s: s["batch"] / (model_size(c, bytes_per_weight=s["bytes_per_param"]).weights_gib * GIB)
+            * s["bandwidth_gb_s"] * 10**9
+        ),
+    ],
+    wrong=[
+        limited(lambda config, **s: limit(config, **s) / s["batch"]),
+        limited(lambda config, **s: limit(config, **s) * GIB / 1e9),  # GB taken for GiB
+        limited(lambda config, **s: limit(config, **s) * s["bytes_per_param"]),
+        limited(lambda config, **s: limit(config, **s) * s["bytes_per_param"] / 2),  # always 2 bytes
+        limited(lambda config, **s: limit(SEVEN_B_CONFIG, **s)),
+        limited(lambda config, **s: limit(config, **s) / 1e9),
+        limited(lambda config, **s: None),
+    ],
+)  # fmt: skip
+
+cases(
+    "07-4",
+    right=[("B", "Q"), ("b", "q"), (" Ｂ ", "Q")],
+    wrong=[("A", "Q"), ("B", "P"), ("B", "S"), ("A", "R"), ("两张都信", "Q"), (1, 2), (None, "Q")],
+)
