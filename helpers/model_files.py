@@ -77,7 +77,7 @@ def _tensor_counts(file: Path) -> tuple[int, int]:
             (header_bytes,) = struct.unpack("<Q", stream.read(8))
             header = json.loads(stream.read(min(header_bytes, MAX_HEADER_BYTES)))
         tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
-        data_bytes = max((int(tensor["data_offsets"][1]) for tensor in tensors), default=0)
+        data_bytes = max(int(tensor["data_offsets"][1]) for tensor in tensors)  # no tensor at all: ValueError
         numbers = sum(math.prod(tensor["shape"]) for tensor in tensors)
     except OSError as error:
         raise _cannot_read(file, error) from None

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from exercise_kit import LIMIT, rendered
 
 from helpers.models import SEVEN_B_CONFIG, model_size
 from helpers.reasoning import read_message, split_think
+from helpers.roofline import decode_limit, weights_read
 
 SERVER, ENGINE = object(), object()
 GIB = 1024**3
@@ -739,37 +741,38 @@ cases(
 )
 
 
-def limit(config: Any, *, bandwidth_gb_s: float, bytes_per_param: float, batch: int) -> float:
-    return batch * bandwidth_gb_s * 1e9 / (model_size(config).parameters * bytes_per_param)
+def users_by_counting(config: Any, *, bandwidth_gb_s: float, context: int, each: float) -> int:
+    n = 0
+    while decode_limit(config, bandwidth_gb_s=bandwidth_gb_s, batch=n + 1, context=context) / (n + 1) >= each:
+        n += 1
+    return n
 
 
-def limited(change: Any) -> Any:
-    def decode_limit(config: Any, **settings: Any) -> Any:
-        return change(config, **settings)
-
-    return decode_limit
+def users_by_algebra(config: Any, *, bandwidth_gb_s: float, context: int, each: float) -> int:
+    room = bandwidth_gb_s * 1e9 / each - 2 * weights_read(config)
+    return max(0, math.floor(room / (context * model_size(config).kv_bytes_per_token)))
 
 
 cases(
     "07-3",
     right=[
-        limit,
-        limited(lambda config, **s: round(limit(config, **s))),
-        limited(
-            lambda c, **s: s["batch"] / (model_size(c, bytes_per_weight=s["bytes_per_param"]).weights_gib * GIB)
-            * s["bandwidth_gb_s"] * 10**9
-        ),
+        users_by_counting,
+        users_by_algebra,
+        lambda config, **s: float(users_by_algebra(config, **s)),
     ],
     wrong=[
-        limited(lambda config, **s: limit(config, **s) / s["batch"]),
-        limited(lambda config, **s: limit(config, **s) * GIB / 1e9),  # GB taken for GiB
-        limited(lambda config, **s: limit(config, **s) * s["bytes_per_param"]),
-        limited(lambda config, **s: limit(config, **s) * s["bytes_per_param"] / 2),  # always 2 bytes
-        limited(lambda config, **s: limit(SEVEN_B_CONFIG, **s)),
-        limited(lambda config, **s: limit(config, **s) / 1e9),
-        limited(lambda config, **s: None),
+        lambda c, *, bandwidth_gb_s, context, each: int(
+            decode_limit(c, bandwidth_gb_s=bandwidth_gb_s, batch=1, context=context) / each
+        ),
+        lambda config, **s: users_by_algebra(config, **s) + 1,
+        lambda config, **s: users_by_algebra(config, **s) - 1,
+        lambda config, **s: max(1, users_by_algebra(config, **s)),  # nobody has room, and still one
+        lambda config, **s: users_by_algebra(config, **s | {"context": 0.001}),  # no KV cache
+        lambda config, **s: users_by_algebra(SEVEN_B_CONFIG, **s),
+        lambda config, **s: users_by_algebra(config, **s) + 0.5,
+        lambda config, **s: None,
     ],
-)  # fmt: skip
+)
 
 cases(
     "07-4",
