@@ -18,15 +18,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
-from string import Template
 
 import httpx
 import psutil
 from filelock import FileLock, Timeout
 
-from helpers import class_keys, processes, server, server_log
+from helpers import class_files, processes, server, server_log
 from helpers.config import REPO_ROOT, get_profile
 from helpers.errors import ServerError, TutorialError
 from helpers.models import find_model
@@ -42,10 +40,6 @@ NGINX_TIMEOUT_S = 10.0  # to start, to reload, to stop
 ENGINE_LIMITS = {"VLLM_MAX_COMPLETION_PROMPTS": "8", "VLLM_MAX_N_SEQUENCES": "8"}
 
 
-class _Conf(Template):
-    delimiter = "%"
-
-
 def start(*, host: str = "127.0.0.1", port: int = 6006) -> None:
     """Start vLLM and nginx; return once learners can come in at `host`:`port`.
 
@@ -55,7 +49,7 @@ def start(*, host: str = "127.0.0.1", port: int = 6006) -> None:
     nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}{os.pathsep}{SBIN}")
     if nginx is None:
         raise ServerError("没有找到 nginx。请安装它：sudo apt-get update && sudo apt-get install -y nginx")
-    class_keys.write_map(CLASS_DIR)
+    class_files.write_map(CLASS_DIR)
     try:
         with FileLock(CLASS_DIR / "start.lock", timeout=0):
             if _living(CLASS_DIR / "nginx.json"):
@@ -90,15 +84,15 @@ def reload() -> None:
     Raises:
         ServerError: the file cannot be used, or there is no class server.
     """
-    class_keys.write_map(CLASS_DIR)
+    class_files.write_map(CLASS_DIR)
     state = _living(CLASS_DIR / "nginx.json")
     if state is None:
         raise ServerError("班级服务器没有在运行。启动它：python -m helpers.class_server start")
     nginx = psutil.Process(state.pid)
-    old = {worker.pid for worker in nginx.children()}
+    old = _workers(nginx)
     nginx.send_signal(signal.SIGHUP)
     deadline = time.monotonic() + NGINX_TIMEOUT_S
-    while any(worker.pid in old and "shutting down" not in str(worker.cmdline()) for worker in nginx.children()):
+    while old & _workers(nginx):
         if time.monotonic() > deadline:
             raise ServerError(f"nginx 没有接受新的密钥。请看日志 {state.log}。")
         time.sleep(0.05)
@@ -107,15 +101,11 @@ def reload() -> None:
 def _start(nginx: str, host: str, port: int) -> None:
     profile = get_profile()
     command = serve_command(profile, find_model(profile), port=free_port(port + 1))
-    key = secrets.token_urlsafe(32)
-    env = {**profile.engine_env, **ENGINE_LIMITS}
+    key, env = secrets.token_urlsafe(32), {**profile.engine_env, **ENGINE_LIMITS}
     vllm = VLLMServer(command, env=env, api_key=key, log_file=CLASS_DIR / "vllm.log").start()
     state_file, log_file, keeper = CLASS_DIR / "nginx.json", CLASS_DIR / "nginx.log", None
     try:
-        conf = _Conf(resources.files("helpers").joinpath("class_server.conf").read_text(encoding="utf-8"))
-        text = conf.substitute(host=host, port=port, upstream_port=vllm.port, upstream_key=key)
-        class_keys.write_private(CLASS_DIR / "nginx.conf", text)
-        (CLASS_DIR / "tmp").mkdir(exist_ok=True)
+        class_files.write_conf(CLASS_DIR, host=host, port=port, upstream_port=vllm.port, upstream_key=key)
         engine = _living(server.STATE_DIR / f"{vllm.port}.json")
         if engine is None:
             raise ServerError(f"vLLM 刚启动就结束了。请看日志 {vllm.log_file}。")
@@ -133,6 +123,12 @@ def _start(nginx: str, host: str, port: int) -> None:
         state_file.unlink(missing_ok=True)
         vllm.stop()
         raise
+
+
+def _workers(nginx: psutil.Process) -> set[int]:
+    """The workers that take new requests; one that is only finishing old ones says so in its title."""
+    found = psutil.process_iter(["ppid", "cmdline"])
+    return {p.pid for p in found if p.info["ppid"] == nginx.pid and "shutting down" not in str(p.info["cmdline"])}
 
 
 def _living(state_file: Path) -> State | None:
@@ -174,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif chosen.action == "reload":
             reload()
         elif chosen.action == "keys":
-            for name, key in class_keys.add_keys(CLASS_DIR, chosen.count).items():
+            for name, key in class_files.add_keys(CLASS_DIR, chosen.count).items():
                 print(name, key)
             if _living(CLASS_DIR / "nginx.json"):
                 reload()
@@ -193,7 +189,7 @@ def _describe() -> str:
     [(host, port)] = {c.laddr for c in psutil.Process(state.pid).net_connections("tcp") if c.status == "LISTEN"}
     plain = "" if host == "127.0.0.1" else "注意：密钥和内容在网络上不加密，只在信得过的局域网里用。\n"
     return (
-        f"班级服务器在运行，认 {len(class_keys.read_keys(CLASS_DIR))} 个密钥。密钥和日志在 {CLASS_DIR}。\n{plain}"
+        f"班级服务器在运行，认 {len(class_files.read_keys(CLASS_DIR))} 个密钥。密钥和日志在 {CLASS_DIR}。\n{plain}"
         "学员设这两个变量：\n"
         f"export TUTORIAL_BASE_URL=http://{processes.lan_address() if host == '0.0.0.0' else host}:{port}\n"
         "export TUTORIAL_API_KEY=自己的密钥"

@@ -148,12 +148,13 @@ def _installed(distribution: str) -> bool:
 
 
 def _base_url(environ: Mapping[str, str]) -> str:
-    text = environ.get("TUTORIAL_BASE_URL", "").strip().rstrip("/").removesuffix("/v1").rstrip("/")
+    text = environ.get("TUTORIAL_BASE_URL", "").strip()
+    base = text.rstrip("/").removesuffix("/v1").rstrip("/")
     with suppress(ValueError):
-        url = urlsplit(text)
+        url = urlsplit(base)
         plain = url.scheme in ("http", "https") and url.hostname and url.netloc.isascii() and "@" not in url.netloc
-        if not text or (plain and url.port != 0 and not re.search(r"[\s?#]", text)):
-            return text
+        if not text or (plain and url.port != 0 and not re.search(r"[\s?#]", base)):
+            return base
     raise ConfigError("TUTORIAL_BASE_URL 不是可用的地址：写成 http://10.0.0.5:6006 这样，不带用户名、问号和井号")
 
 

@@ -1,19 +1,24 @@
-"""The keys of a class: one for each learner, in a file that only the instructor may read."""
+"""The files of a class server, which only the instructor may read: a key for each learner, and nginx's settings."""
 
 from __future__ import annotations
 
 import os
 import re
 import secrets
+from importlib import resources
 from itertools import count, islice
 from pathlib import Path
+from string import Template
 
 from helpers.errors import ServerError
 
-__all__ = ["KEYS_FILE", "add_keys", "read_keys", "write_map", "write_private"]
+__all__ = ["KEYS_FILE", "add_keys", "read_keys", "write_conf", "write_map"]
 
 KEYS_FILE = "keys.txt"
-MAP_FILE = "learners.conf"
+
+
+class _Conf(Template):
+    delimiter = "%"
 
 
 def read_keys(folder: Path) -> dict[str, str]:
@@ -56,17 +61,25 @@ def add_keys(folder: Path, how_many: int) -> dict[str, str]:
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     names = islice((name for n in count(1) if (name := f"learner-{n:02d}") not in taken), how_many)
     new = {name: secrets.token_urlsafe(16) for name in names}
-    write_private(file, "\n".join([*lines, *(f"{name} {key}" for name, key in new.items()), ""]))
+    _write(file, "\n".join([*lines, *(f"{name} {key}" for name, key in new.items()), ""]))
     return new
 
 
 def write_map(folder: Path) -> None:
     """Write the keys as nginx reads them, Authorization header → name. Raises ServerError as `read_keys`."""
     lines = (f'"~^(?i:Bearer) {key}$" "{name}";\n' for name, key in read_keys(folder).items())
-    write_private(folder / MAP_FILE, "".join(lines))
+    _write(folder / "learners.conf", "".join(lines))
 
 
-def write_private(file: Path, text: str) -> None:
+def write_conf(folder: Path, *, host: str, port: int, upstream_port: int, upstream_key: str) -> None:
+    """Write nginx's settings: listen at `host`:`port`, pass on to 127.0.0.1:`upstream_port` with `upstream_key`."""
+    conf = _Conf(resources.files("helpers").joinpath("class_server.conf").read_text(encoding="utf-8"))
+    values = {"host": host, "port": port, "upstream_port": upstream_port, "upstream_key": upstream_key}
+    _write(folder / "nginx.conf", conf.substitute(values))
+    (folder / "tmp").mkdir(exist_ok=True)
+
+
+def _write(file: Path, text: str) -> None:
     """Write a file that only its owner may read, in one step."""
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = file.with_name(f"{file.name}.new")
