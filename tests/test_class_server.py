@@ -503,16 +503,17 @@ def test_refusals_are_errors_of_the_openai_sdk(klass: Class) -> None:
             good.completions.create(**({"model": "r1", "prompt": "1"} | many))
 
 
-async def chat(klass: Class, key: str) -> tuple[int, float, str]:
+def new_client(klass: Class) -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=None)
+    return httpx.AsyncClient(base_url=klass.base_url, trust_env=False, timeout=DEADLINE_S, limits=limits)
+
+
+async def chat(client: httpx.AsyncClient, key: str) -> tuple[int, float, str]:
     """One streamed chat: status, seconds to the first token, answer."""
     messages = [{"role": "user", "content": "什么是深度学习？"}]
     body = {"model": "r1", "messages": messages, "temperature": 0, "stream": True}
     begin, ttft_s, text = time.perf_counter(), 0.0, ""
-    url = f"{klass.base_url}/v1/chat/completions"
-    async with (
-        httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S) as client,
-        client.stream("POST", url, json=body, headers=bearer(key)) as answer,
-    ):
+    async with client.stream("POST", "/v1/chat/completions", json=body, headers=bearer(key)) as answer:
         async for line in answer.aiter_lines():
             if line.startswith("data: {"):
                 delta = json.loads(line.removeprefix("data: "))["choices"][0]["delta"]
@@ -522,18 +523,16 @@ async def chat(klass: Class, key: str) -> tuple[int, float, str]:
     return answer.status_code, ttft_s, text
 
 
-async def be_greedy(klass: Class, key: str, count: Counter[int]) -> None:
+async def be_greedy(client: httpx.AsyncClient, key: str, count: Counter[int]) -> None:
     """`GREEDY` long answers at once; every status is counted as soon as it is known."""
 
-    async def one(client: httpx.AsyncClient) -> None:
-        body = {"model": "r1", "prompt": "1", "max_tokens": 1500, "ignore_eos": True, "stream": True}
-        async with client.stream("POST", f"{klass.base_url}/v1/completions", json=body, headers=bearer(key)) as answer:
+    async def one() -> None:
+        body = {"model": "r1", "prompt": "1", "max_tokens": 600, "ignore_eos": True, "stream": True}
+        async with client.stream("POST", "/v1/completions", json=body, headers=bearer(key)) as answer:
             count[answer.status_code] += 1
             await answer.aread()
 
-    everything = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE_S, limits=everything) as client:
-        await asyncio.gather(*(one(client) for _ in range(GREEDY)))
+    await asyncio.gather(*(one() for _ in range(GREEDY)))
 
 
 def write_figures(name: str, ttfts_s: list[float], **counts: int) -> None:
@@ -550,7 +549,8 @@ def write_figures(name: str, ttfts_s: list[float], **counts: int) -> None:
 @pytest.mark.engine
 def test_thirty_learners_at_once_are_all_served(klass: Class) -> None:
     async def everybody() -> list[tuple[int, float, str]]:
-        return await asyncio.gather(*(chat(klass, key) for key in klass.keys[:LEARNERS]))
+        async with new_client(klass) as client:
+            return await asyncio.gather(*(chat(client, key) for key in klass.keys[:LEARNERS]))
 
     answers = asyncio.run(everybody())
     assert [status for status, *_ in answers] == [200] * LEARNERS
@@ -564,11 +564,12 @@ def test_a_greedy_learner_starves_nobody(klass: Class) -> None:
     count: Counter[int] = Counter()
 
     async def together() -> list[tuple[int, float, str]]:
-        running = asyncio.create_task(be_greedy(klass, greedy, count))
-        while not (count[200] and count[TOO_MANY]):
-            await asyncio.sleep(0.01)
-        answers = await asyncio.gather(*(chat(klass, key) for key in others))
-        await running
+        async with new_client(klass) as client:
+            running = asyncio.create_task(be_greedy(client, greedy, count))
+            while not (count[200] and count[TOO_MANY]):
+                await asyncio.sleep(0.01)
+            answers = await asyncio.gather(*(chat(client, key) for key in others))
+            await running
         return answers
 
     answers = asyncio.run(together())
@@ -585,7 +586,7 @@ def test_a_revoked_key_is_refused_while_the_server_goes_on(klass: Class) -> None
     keys = class_files.read_keys(klass.folder)
     (kept, key), *_, (name, revoked) = keys.items()
     assert raw(klass.port, "GET", "/v1/models", bearer(revoked))[0] == 200
-    body = {"model": "r1", "prompt": "1", "max_tokens": 1500, "ignore_eos": True, "stream": True}
+    body = {"model": "r1", "prompt": "1", "max_tokens": 600, "ignore_eos": True, "stream": True}
     url = f"{klass.base_url}/v1/completions"
     with httpx.stream("POST", url, json=body, headers=bearer(key), trust_env=False, timeout=DEADLINE_S) as answer:
         lines = answer.iter_lines()
@@ -649,12 +650,13 @@ def test_the_log_names_who_called_what_and_no_key_stands_anywhere(klass: Class) 
 def test_stop_with_streams_in_flight_leaves_nothing(klass: Class) -> None:
     async def stop_amid() -> None:
         count: Counter[int] = Counter()
-        running = asyncio.create_task(be_greedy(klass, klass.keys[0], count))
-        while not count[200]:
-            await asyncio.sleep(0.01)
-        assert await asyncio.to_thread(class_server.stop)
-        with pytest.raises(httpx.HTTPError):
-            await running
+        async with new_client(klass) as client:
+            running = asyncio.create_task(be_greedy(client, klass.keys[0], count))
+            while not count[200]:
+                await asyncio.sleep(0.01)
+            assert await asyncio.to_thread(class_server.stop)
+            with pytest.raises(httpx.HTTPError):
+                await running
 
     asyncio.run(stop_amid())
     nothing_left(klass.folder, klass.processes, klass.port, klass.engine.port)
