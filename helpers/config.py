@@ -6,12 +6,16 @@ course on vLLM's CPU build. Every field can be overridden by one environment var
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from helpers.errors import ConfigError
 
@@ -37,6 +41,8 @@ class Profile:
         gpu_memory_utilization: fraction of device memory (CPU engine: of host RAM) that vLLM may take.
         port: TCP port of the server on 127.0.0.1.
         engine_env: environment variables that the engine needs, for `os.environ.update`.
+        base_url: `http://<host>:<port>`, without `/v1`, of a server that somebody else runs; empty: run our own.
+        api_key: the key for that server; never shown.
     """
 
     name: str
@@ -49,6 +55,8 @@ class Profile:
     gpu_memory_utilization: float
     port: int
     engine_env: Mapping[str, str] = field(default_factory=dict)
+    base_url: str = ""
+    api_key: str = field(default="", repr=False)
 
 
 COMMON_ENV = {
@@ -88,7 +96,8 @@ def get_profile(environ: Mapping[str, str] = os.environ) -> Profile:
 
     The order is: `TUTORIAL_PROFILE`; the CPU build of vLLM is installed → `classroom`; a CUDA device answers →
     `gpu`; else `classroom`. Further variables: `TUTORIAL_MODEL_DIR`, `TUTORIAL_DTYPE`,
-    `TUTORIAL_MAX_MODEL_LEN` (tokens), `TUTORIAL_GPU_MEMORY_UTILIZATION` (0–1), `TUTORIAL_PORT`.
+    `TUTORIAL_MAX_MODEL_LEN` (tokens), `TUTORIAL_GPU_MEMORY_UTILIZATION` (0–1), `TUTORIAL_PORT`;
+    `TUTORIAL_BASE_URL` and `TUTORIAL_API_KEY` name a server that somebody else runs.
     Introduced in notebook 01.
 
     Raises:
@@ -98,6 +107,7 @@ def get_profile(environ: Mapping[str, str] = os.environ) -> Profile:
     gpu = name == "gpu"
     models = AUTODL_DATA_DISK / "models" if gpu and AUTODL_DATA_DISK.is_dir() else REPO_ROOT / "build" / "models"
     model_id = "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B" if gpu else "classroom/DeepSeek-R1-Classroom"
+    base_url = _base_url(environ)
     return Profile(
         name=name,
         reason=reason,
@@ -110,7 +120,9 @@ def get_profile(environ: Mapping[str, str] = os.environ) -> Profile:
             environ, "TUTORIAL_GPU_MEMORY_UTILIZATION", 0.9 if gpu else 0.15, low=0.01, high=1
         ),
         port=int(_number(environ, "TUTORIAL_PORT", 8000, low=1024, high=65535)),
-        engine_env=COMMON_ENV if gpu else COMMON_ENV | CLASSROOM_ENV,
+        engine_env=(COMMON_ENV if gpu else COMMON_ENV | CLASSROOM_ENV) | _no_proxy(base_url),
+        base_url=base_url,
+        api_key=_api_key(environ),
     )
 
 
@@ -134,6 +146,33 @@ def _installed(distribution: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
+
+
+def _base_url(environ: Mapping[str, str]) -> str:
+    text = environ.get("TUTORIAL_BASE_URL", "").strip()
+    base = text.rstrip("/").removesuffix("/v1").rstrip("/")
+    with suppress(ValueError):
+        url = urlsplit(base)
+        plain = url.scheme in ("http", "https") and url.hostname and url.netloc.isascii() and "@" not in url.netloc
+        if not text or (plain and url.port != 0 and not re.search(r"[\s?#]", base)):
+            return base
+    raise ConfigError("TUTORIAL_BASE_URL 不是可用的地址：写成 http://10.0.0.5:6006 这样，不带用户名、问号和井号")
+
+
+def _api_key(environ: Mapping[str, str]) -> str:
+    key = environ.get("TUTORIAL_API_KEY", "").strip()
+    if not re.fullmatch(r"[!-~]*", key):
+        raise ConfigError("TUTORIAL_API_KEY 里有空格或者不是英文的字符：请把密钥重新完整地复制一遍")
+    return key
+
+
+def _no_proxy(base_url: str) -> dict[str, str]:
+    """A server in the same building is reached directly, whatever proxy the environment names."""
+    host = urlsplit(base_url).hostname or ""
+    with suppress(ValueError):
+        if ipaddress.ip_address(host).is_private:
+            return {name: f"{COMMON_ENV[name]},{host}" for name in ("NO_PROXY", "no_proxy")}
+    return {}
 
 
 def _number(environ: Mapping[str, str], variable: str, default: float, *, low: float, high: float) -> float:

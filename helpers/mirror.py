@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 
 from helpers.errors import DownloadError
 from helpers.mirror_app import Served, create_app, list_files, list_models, sha256
+from helpers.processes import lan_address
 
 __all__ = ["Mirror", "Served", "create_app", "main"]
 
@@ -55,7 +56,7 @@ class Mirror:
             except (OSError, OverflowError) as error:
                 raise DownloadError("镜像不能用 {}:{}（{}）。请换一个端口。".format(*self._address, error)) from None
             host, port = listener.getsockname()[:2]
-            self.endpoint = f"http://{_lan_address() if host == '0.0.0.0' else host}:{port}"
+            self.endpoint = f"http://{lan_address() if host == '0.0.0.0' else host}:{port}"
             config = uvicorn.Config(self.app, lifespan="off", log_level="error", timeout_graceful_shutdown=1)
             self._server = uvicorn.Server(config)
             self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
@@ -75,15 +76,6 @@ class Mirror:
 
     def __exit__(self, *error: object) -> None:
         self.stop()
-
-
-def _lan_address() -> str:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # UDP: connecting sends nothing
-        try:
-            probe.connect(("10.255.255.255", 1))
-            return str(probe.getsockname()[0])
-        except OSError:
-            return socket.gethostname()
 
 
 def _show_progress(entry: Served) -> None:

@@ -26,7 +26,10 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-__all__ = ["Ident", "State", "end", "ident", "keep", "living", "members", "port_is_free", "port_owner", "start_keeper"]
+__all__ = [
+    "Ident", "State", "end", "ident", "keep", "lan_address", "living", "members", "port_is_free", "port_owner",
+    "start_keeper",
+]  # fmt: skip
 
 POLL_S = 0.5
 KILL_WAIT_S = 10.0
@@ -197,6 +200,16 @@ def port_owner(port: int) -> psutil.Process | None:
             if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port:
                 return psutil.Process(connection.pid) if connection.pid else None
     return None
+
+
+def lan_address() -> str:
+    """The address by which other machines of the network reach this one; without a network, its name."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # UDP: connecting sends nothing
+        try:
+            probe.connect(("10.255.255.255", 1))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return socket.gethostname()
 
 
 def _session(pid: int) -> int:

@@ -24,10 +24,12 @@ from tqdm import tqdm
 from helpers import processes, server_log
 from helpers.config import REPO_ROOT, Profile
 from helpers.errors import ServerError
-from helpers.processes import State
+from helpers.models import find_model
+from helpers.processes import Ident, State
+from helpers.remote import RemoteServer
 from helpers.server_command import LOOPBACK, ServeCommand, readable
 
-__all__ = ["VLLMServer", "free_port", "serve_command"]
+__all__ = ["STATE_DIR", "VLLMServer", "connect", "end_server", "free_port", "serve_command"]
 
 STATE_DIR = REPO_ROOT / "build" / "servers"
 LOG_DIR = REPO_ROOT / "build" / "logs"
@@ -68,6 +70,21 @@ def free_port(preferred: int) -> int:
     raise ServerError(f"从 {preferred} 到 65535 没有空闲的端口。请换一个小一些的端口号。")
 
 
+def connect(profile: Profile) -> VLLMServer | RemoteServer:
+    """The server that the calling notebooks talk to: the one that `profile.base_url` names, else one of our own.
+
+    Our own is started, or joined where it runs already, with `serve_command(profile, find_model(profile))`.
+    Introduced in notebook 05.
+
+    Raises:
+        ModelError: there is no whole model to serve.
+        ServerError: no server can be used; the message says why and what to do.
+    """
+    if profile.base_url:
+        return RemoteServer(profile).start()
+    return VLLMServer(serve_command(profile, find_model(profile)), env=profile.engine_env).start()
+
+
 class VLLMServer:
     """One `vllm serve`: start it or attach to it, wait until it answers, stop it with everything it started.
 
@@ -81,6 +98,9 @@ class VLLMServer:
 
     Attributes:
         base_url: `http://127.0.0.1:<port>`, without `/v1`.
+        api_key: the key to call it with; `sk-xxx` where it asks for none, since clients insist on one.
+        headers: the HTTP header that carries the key.
+        remote: False; see `helpers.remote.RemoteServer`.
         attached: True when `start` found the server already running.
         pid: process id of `vllm serve`; None when it does not run or is not of this course.
         ready_after_s: seconds from `start` to the first good answer; 0 when attached.
@@ -88,6 +108,8 @@ class VLLMServer:
     Raises:
         ServerError: the command cannot be used; the message names the part and what is needed.
     """
+
+    remote = False
 
     def __init__(
         self,
@@ -108,6 +130,8 @@ class VLLMServer:
                 "确实要对外，请同时给 expose=True 和 api_key=。"
             )
         self.base_url = f"http://{'127.0.0.1' if self.host in ('0.0.0.0', *LOOPBACK) else self.host}:{self.port}"
+        self.api_key = self.env.get("VLLM_API_KEY") or "sk-xxx"
+        self.headers = {"Authorization": f"Bearer {self.api_key}"}
         self.log_file = Path(log_file or LOG_DIR / f"server-{self.port}.log")
         if not ready_timeout_s > 0:
             raise ServerError(f"ready_timeout_s 要大于 0（秒），现在是 {ready_timeout_s!r}。")
@@ -177,8 +201,16 @@ class VLLMServer:
                 return
             if state.exit_code is not None:
                 print(_unexpected_end(state))
-            _end(state, self._state_file, timeout_s=timeout_s)
+            end_server(state, self._state_file, timeout_s=timeout_s)
         print(f"服务器已停止，端口 {self.port} 已空出。")
+
+    def hand_over(self, user: Ident) -> None:
+        """Let the server run for as long as `user` lives, instead of this process."""
+        with FileLock(self._state_file.with_suffix(".lock")):
+            state = State.read(self._state_file)
+            if state is None:
+                raise ServerError(f"{self.base_url} 上的服务器已经结束了，日志在 {self.log_file}。")
+            replace(state, users=[user]).write(self._state_file)
 
     def _attach(self) -> bool:
         """Join the server that runs already; clear away what a dead one left; False when the port is free."""
@@ -186,7 +218,7 @@ class VLLMServer:
         if processes.port_is_free(self.port, host=self.host):
             if state:  # it died, or its kernel did while it was loading
                 print(_unexpected_end(state))
-                _end(state, self._state_file, timeout_s=0)
+                end_server(state, self._state_file, timeout_s=0)
             return False
         served = self._served()
         names = {str(card.get("id")): str(card.get("root")) for card in served}
@@ -225,7 +257,7 @@ class VLLMServer:
             state = State.read(self._state_file) or state
             if not state.processes and keeper.poll() is None:  # it has not come to write its own file yet
                 state = replace(state, processes=[processes.ident(keeper.pid)])
-            _end(state, self._state_file, timeout_s=START_ABORT_S)
+            end_server(state, self._state_file, timeout_s=START_ABORT_S)
             keeper.wait()
             raise
         self.attached, self._foreign, self.ready_after_s = False, False, time.monotonic() - began
@@ -254,10 +286,8 @@ class VLLMServer:
             return False
 
     def _served(self) -> list[dict[str, object]]:
-        key = self.env.get("VLLM_API_KEY")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
-            answer = httpx.get(f"{self.base_url}/v1/models", headers=headers, timeout=5, trust_env=False)
+            answer = httpx.get(f"{self.base_url}/v1/models", headers=self.headers, timeout=5, trust_env=False)
             return [card for card in answer.json()["data"] if isinstance(card, dict)]
         except (httpx.HTTPError, ValueError, TypeError, LookupError):
             return []
@@ -284,7 +314,8 @@ def _unexpected_end(state: State) -> str:
     return f"端口 {state.port} 上原来的服务器意外结束了{how}，日志在 {state.log}。残留的进程会一并清理。"
 
 
-def _end(state: State, state_file: Path, *, timeout_s: float) -> None:
+def end_server(state: State, state_file: Path, *, timeout_s: float = STOP_TIMEOUT_S) -> None:
+    """End a server, whoever uses it, and forget it. Raises ServerError if a process cannot be ended."""
     left = processes.end(state, timeout_s=timeout_s)
     if left:
         raise ServerError(f"这些进程停不掉：pid {', '.join(str(p.pid) for p in left)}。请运行 kill -9 加上这些 pid。")
@@ -303,7 +334,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         alive = processes.living((state.pid, state.create_time)) is not None
         users = [pid for pid, born in state.users if processes.living((pid, born))]
         if action == "stop":
-            _end(state, file, timeout_s=STOP_TIMEOUT_S)
+            end_server(state, file)
             print(f"已停止：端口 {state.port}，模型 {state.model}")
         elif alive:
             print(f"端口 {state.port}：pid {state.pid}，模型 {state.model}，使用者 pid {users}，日志 {state.log}")

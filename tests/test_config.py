@@ -93,12 +93,53 @@ def test_a_bad_value_is_named(variable: str, value: str) -> None:
         get_profile({variable: value})
 
 
+@pytest.mark.parametrize(
+    ("text", "base_url"),
+    [
+        ("http://10.0.0.5:6006", "http://10.0.0.5:6006"),
+        (" http://10.0.0.5:6006/v1/ ", "http://10.0.0.5:6006"),
+        ("https://class.example/one/v1", "https://class.example/one"),
+        ("http://[fd00::1]:6006", "http://[fd00::1]:6006"),
+        ("", ""),
+    ],
+)
+def test_a_base_url_with_or_without_v1(text: str, base_url: str) -> None:
+    assert get_profile({"TUTORIAL_BASE_URL": text}).base_url == base_url
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "10.0.0.5:6006", "ftp://10.0.0.5", "http://", "http://a:99999", "http://a:0", "http://me:secret@a", "http://a?x=1",
+        "http://a#x", "http://a b", "http://[::1", "http://主机:6006", "/v1",
+    ],
+)  # fmt: skip
+def test_a_bad_base_url_is_refused_and_not_repeated(text: str) -> None:
+    with pytest.raises(ConfigError, match="TUTORIAL_BASE_URL") as caught:
+        get_profile({"TUTORIAL_BASE_URL": text})
+    assert "secret" not in str(caught.value)
+
+
+def test_the_api_key_is_kept_and_never_shown() -> None:
+    profile = get_profile({"TUTORIAL_BASE_URL": "http://a", "TUTORIAL_API_KEY": " sk-12345 "})
+    assert profile.api_key == "sk-12345"
+    assert "12345" not in f"{profile} {profile!r}"
+    with pytest.raises(ConfigError, match="TUTORIAL_API_KEY") as caught:
+        get_profile({"TUTORIAL_API_KEY": "sk-12345 六"})
+    assert "12345" not in str(caught.value)
+
+
+def test_a_server_on_the_lan_is_reached_without_a_proxy() -> None:
+    assert get_profile({"TUTORIAL_BASE_URL": "http://10.0.0.5:6006"}).engine_env["NO_PROXY"].endswith(",10.0.0.5")
+    assert "example" not in get_profile({"TUTORIAL_BASE_URL": "https://class.example"}).engine_env["NO_PROXY"]
+
+
 def test_an_empty_variable_counts_as_not_set() -> None:
     assert get_profile({"TUTORIAL_PROFILE": "classroom", "TUTORIAL_PORT": ""}).port == 8000
 
 
 def test_importing_helpers_loads_neither_torch_nor_vllm() -> None:
-    heavy = "{'torch', 'vllm', 'pandas', 'matplotlib', 'modelscope'}"
+    heavy = "{'torch', 'vllm', 'pandas', 'matplotlib', 'modelscope', 'transformers'}"
     code = f"import sys, helpers.server, helpers.models, helpers.bench; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
