@@ -82,7 +82,9 @@ def fake_server() -> Iterator[httpx.Client]:
             self.reply(status, answer, path="/v1/chat/completions")
 
         def reply(self, status: int, answer: dict[str, Any], *, path: str) -> None:
-            if self.path != path:
+            if self.path == "/too-often":
+                status, answer = 429, {"error": {"message": "too many"}}
+            elif self.path != path:
                 status, answer = 404, {"error": {"message": "closed"}}
             elif self.headers["Authorization"] != f"Bearer {KEY}":
                 status, answer = 401, {"error": "Unauthorized"}

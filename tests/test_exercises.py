@@ -148,6 +148,15 @@ def test_an_engine_or_server_that_is_gone_is_no_try(
     assert not progress_file.exists()
 
 
+def test_a_rate_limit_is_no_try(say: Any, server: httpx.Client, progress_file: Path) -> None:
+    for turned_away in (
+        lambda http, messages, max_tokens: http.get("/too-often").json()["usage"],
+        lambda http, messages, max_tokens: len(http.get("/too-often").content),
+    ):
+        assert say("05-3", turned_away, server).startswith("○ 05-3 没有检查成，服务器嫌请求太多（429）")
+    assert not progress_file.exists() and server.event_hooks["response"] == []
+
+
 def test_what_a_learners_function_raises_is_one_sentence(say: Any) -> None:
     def think_and_answer(text: str) -> Any:
         thought, answer = text.split("</think>")
