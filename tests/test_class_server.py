@@ -47,7 +47,8 @@ OPEN = {("GET", "/v1/models"), ("POST", "/v1/completions"), ("POST", "/v1/chat/c
 LEARNERS = 30
 AT_ONCE = 32  # requests of one learner that may run at the same time
 GREEDY = 60  # requests that one sends at once
-CLIENT_NOTEBOOKS = ["05_call_with_curl", "06_call_with_openai_sdk"]  # what runs without an engine
+LESSONS = ["05_call_with_curl", "06_call_with_openai_sdk"]  # what runs without an engine
+CLIENT_NOTEBOOKS = LESSONS + [f"solutions/{name}" for name in LESSONS]
 
 
 @pytest.fixture(scope="module")
