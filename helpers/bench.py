@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import sys
 import time
@@ -121,7 +122,9 @@ def run_bench(
     finally:
         vllm_cli.end(process)
     if process.exitcode:
-        tail = "\n".join(log_file.read_text(errors="replace").splitlines()[-LOG_LINES:])
+        lines = log_file.read_text(errors="replace").splitlines()
+        cause = [line for line in lines[:-LOG_LINES] if re.match(r"\w*(Error|Exception)\b", line)][-1:]
+        tail = "\n".join([*cause, *lines[-LOG_LINES:]])
         raise BenchmarkError(f"命令以状态 {process.exitcode} 结束，日志最后几行：\n{tail}\n完整日志：{log_file}")
 
 

@@ -6,9 +6,11 @@ command in a terminal, in a process of its own. The forkserver ends with the pro
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -64,6 +66,17 @@ def _run(argv: list[str], log_file: str, env: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(env)
     sys.argv = argv
-    from vllm.entrypoints.cli.main import main
+    status = 1
+    try:
+        from vllm.entrypoints.cli.main import main
 
-    main()
+        main()
+        status = 0
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:  # multiprocessing would first wait for the engine process, which vLLM ends in its exit handlers
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        os._exit(status)
