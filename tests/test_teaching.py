@@ -12,13 +12,13 @@ from typing import Any
 
 import nbformat
 import pytest
+from test_class_server import AT_ONCE, GREEDY, LEARNERS
 
 from helpers import class_server, series
 from helpers.config import REPO_ROOT, get_profile
 from helpers.exercises import EXERCISES
 from helpers.models import GIB, SEVEN_B_CONFIG, model_size
 from helpers.roofline import decode_limit
-from test_class_server import AT_ONCE, GREEDY, LEARNERS
 
 TEACHING = (series.NOTEBOOKS_DIR / "TEACHING.md").read_text(encoding="utf-8")
 README = (REPO_ROOT / "README.md").read_text(encoding="utf-8")
@@ -91,6 +91,8 @@ def test_every_notebook_has_its_point_its_demonstration_and_its_question() -> No
     steps = steps.split("\n## ")[0]
     assert re.findall(r"^### (\d\d)", steps, re.MULTILINE) == list(CELLS)
     for step in steps.split("### ")[1:]:
+        for number in re.findall(r"第 (\d+) 节", step):
+            assert any(cell.source.startswith(f"## {number} · ") for cell in CELLS[step[:2]]), step
         assert re.findall(r"^- \*\*(.*?)\*\*", step, re.MULTILINE) == ["要点", "演示", "问"], step
 
 
@@ -135,6 +137,9 @@ def phrases() -> Iterator[str]:
     reserved, paged = re.findall(r"([\d.]+%) used", one_cell_output("01", "lengths = "))
     yield f"只有 {reserved} 用得上，分块之后是 {paged}"
     static, continuous = re.findall(r"(\d+) steps", one_cell_output("01", "outputs = "))
+    everything = "".join(str(cell.get("outputs", "")) for cell in CELLS["07"])
+    [asked_measured] = re.findall(r"asked for (\d+) tokens, measured (\d+)", everything)
+    yield "要的是 {} 个 token，测的却是 {} 个".format(*asked_measured)
     yield f"静态批处理走 {static} 步，连续批处理走 {continuous} 步"
 
 
