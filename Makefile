@@ -21,7 +21,8 @@ lab: $(READY)
 	@$(BIN)/jupyter lab --ip 127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/01_environment.ipynb
 
 notebooks: $(READY)
-	@$(BIN)/python -m helpers.series rewrite && $(BIN)/python -m helpers.series index
+	@$(BIN)/python -m helpers.series rewrite && $(BIN)/python -m helpers.series index && \
+		$(BIN)/python -m helpers.cheatsheet
 
 doctor: $(READY)
 	@$(BIN)/python -m helpers.doctor
