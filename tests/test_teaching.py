@@ -15,9 +15,11 @@ import pytest
 from test_class_server import AT_ONCE, GREEDY, LEARNERS
 
 from helpers import class_server, series
+from helpers.bench import spread
 from helpers.config import REPO_ROOT, get_profile
 from helpers.exercises import EXERCISES
 from helpers.models import GIB, SEVEN_B_CONFIG, model_size
+from helpers.report import load
 from helpers.roofline import decode_limit
 
 TEACHING = (series.NOTEBOOKS_DIR / "TEACHING.md").read_text(encoding="utf-8")
@@ -181,3 +183,9 @@ def test_links_lead_somewhere() -> None:
 def test_the_handbook_stays_short() -> None:
     assert len(TEACHING.splitlines()) <= 220
     assert Path("notebooks/solutions").name in TEACHING
+
+
+def test_the_gpu_figures_are_those_of_the_report() -> None:
+    speed = {row["prompts"]: row["output_tok_per_s"] for row in load("gpu")["pairs"] if row["engine"] == "vllm"}
+    median = {n: str(spread(values)).split()[0] for n, values in speed.items()}
+    assert f"25 个一批合计 {median[25]} tok/s，100 个一批 {median[100]} tok/s" in TEACHING
