@@ -132,6 +132,8 @@ def phrases() -> Iterator[str]:
     yield f"{LEARNERS} 人同时各收一个流，{LEARNERS} 个都答了"
     yield f"一次发 {GREEDY} 个长请求，他自己有 {AT_ONCE} 个通过、{GREEDY - AT_ONCE} 个收到 429；其余 {LEARNERS - 1} 人"
 
+    longer = exercise_minutes("05-4") - exercise_minutes("05-2")
+    yield f"课程表里的 05-2 换成 05-4（多 {longer} 分钟）"
     yield f"{len(EXERCISES)} 道题"
     yield f"半天的课是 {SYLLABI['半天']} 小时，提前一小时开机，就按 {SYLLABI['半天'] + 1} 小时算"
     reserved, paged = re.findall(r"([\d.]+%) used", one_cell_output("01", "lengths = "))
