@@ -9,7 +9,7 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 export PYTHONUTF8 = 1
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: tutorial test lab notebooks doctor lock clean
+.PHONY: tutorial test lab notebooks doctor bench gpu-report lock clean
 
 tutorial: $(READY)
 	@$(BIN)/python -m helpers.series run
@@ -26,6 +26,13 @@ notebooks: $(READY)
 
 doctor: $(READY)
 	@$(BIN)/python -m helpers.doctor
+
+bench: $(READY)
+	@$(BIN)/python -m helpers.report cpu
+
+# for the environment of environment.yml; WEIGHTS says what the checkpoint holds, for example WEIGHTS="random weights"
+gpu-report:
+	@$(PYTHON) -m helpers.report gpu $(if $(WEIGHTS),--weights "$(WEIGHTS)")
 
 lock: $(READY)
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \

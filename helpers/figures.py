@@ -468,7 +468,6 @@ FIGURES: Final[dict[str, Callable[[], Figure]]] = {
     "memory_24gb.svg": memory_24gb,
     "think_protocol.svg": think_protocol,
     "gpu_throughput.svg": plots.throughput,
-    "gpu_curve.svg": plots.curve,
     "gpu_roofline.svg": plots.roofline,
 }
 

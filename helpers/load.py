@@ -53,6 +53,8 @@ async def load_test(
                 delta = chunk.choices[0].delta if chunk.choices else None
                 if delta and (delta.content or getattr(delta, "reasoning", None)):
                     clock.append(time.perf_counter())
+            if len(clock) < 3:
+                raise BenchmarkError(f"有请求只收到 {len(clock) - 1} 段文字，量不出间隔，这一次的数字不能用。")
             gaps = [(b - a) * 1000 for a, b in itertools.pairwise(clock)]
             ttft_ms.append(gaps[0])
             itl_ms.extend(gaps[1:])
@@ -65,10 +67,11 @@ async def load_test(
             task.add_done_callback(lambda _: bar.update())
         try:
             await asyncio.gather(*tasks)
-        except (openai.OpenAIError, IndexError) as error:
+        except openai.OpenAIError as error:
+            raise BenchmarkError(f"有请求失败了，这一次的数字不能用：{error}") from None
+        finally:
             for task in tasks:
                 task.cancel()
-            raise BenchmarkError(f"有请求失败了，这一次的数字不能用：{error or '没有收到任何内容'}") from None
     elapsed_s = time.perf_counter() - begin
     row: dict[str, float] = {
         "concurrency": concurrency,

@@ -450,6 +450,7 @@ cases(
     right=[(chat_json(2), 1), (chat_json(2), "1 倍"), (chat_json(2), 1.0)],
     wrong=[
         (chat_json(2), 2), (chat_json(1), 1), (chat_json(2, object="text_completion"), 1), (refused, 1),
+        ({"error": "Unauthorized"}, 1),
         (json.dumps(chat_json(2)), 1), (chat_json(2), "没有变"), (None, 1),
     ],
 )  # fmt: skip
@@ -486,35 +487,41 @@ cases(
 )
 
 
-def counted(base_url: str, messages: Any) -> Any:
-    body = {"model": "r1", "messages": messages}
-    return httpx.post(f"{base_url}/tokenize", json=body, timeout=30, trust_env=False).json()
-
-
-def at_most(base_url: str, messages: Any, max_tokens: int) -> int:
-    seen = counted(base_url, messages)
-    if max_tokens > seen["max_model_len"]:
-        return 0
-    return max(0, min(max_tokens, seen["max_model_len"] - seen["count"]))
-
-
-def at_most_by_trying(base_url: str, messages: Any, max_tokens: int) -> Any:
+def posted(http: httpx.Client, messages: Any, max_tokens: int, **options: Any) -> httpx.Response:
     body = {"model": "r1", "messages": messages, "max_tokens": max_tokens}
-    answer = httpx.post(f"{base_url}/v1/chat/completions", json=body, timeout=30, trust_env=False)
-    room = LIMIT - counted(base_url, messages)["count"]
-    return str(min(max_tokens, room)) if answer.status_code == 200 else "0"
+    return http.post("/v1/chat/completions", json=body | options)
+
+
+def prompt_tokens(http: httpx.Client, messages: Any) -> Any:
+    return posted(http, messages, 1).json().get("usage", {}).get("prompt_tokens", LIMIT)
+
+
+def at_most(http: httpx.Client, messages: Any, max_tokens: int) -> int:
+    limit = http.get("/v1/models").json()["data"][0]["max_model_len"]
+    if max_tokens > limit:
+        return 0
+    return min(max_tokens, limit - prompt_tokens(http, messages))
+
+
+def at_most_by_trying(http: httpx.Client, messages: Any, max_tokens: int) -> Any:
+    answer = posted(http, messages, max_tokens, return_token_ids=True)
+    if answer.status_code != 200:
+        return "0"
+    return str(min(max_tokens, LIMIT - len(answer.json()["prompt_token_ids"])))
 
 
 cases(
     "05-3",
     right=[at_most, at_most_by_trying, lambda *a: float(at_most(*a))],
     wrong=[
-        lambda base, messages, n: min(n, LIMIT),
-        lambda base, messages, n: 0 if n > LIMIT else n,
-        lambda base, messages, n: min(n, LIMIT - counted(base, messages)["count"]),  # refused, or below 0
-        lambda base, messages, n: 0 if n + counted(base, messages)["count"] > LIMIT else n,
-        lambda base, messages, n: counted(base, messages)["count"],
-        lambda base, messages, n: None,
+        lambda http, messages, n: min(n, LIMIT),
+        lambda http, messages, n: 0 if n > LIMIT else n,
+        lambda http, messages, n: min(n, LIMIT - prompt_tokens(http, messages)),  # refused
+        lambda http, messages, n: min(n, LIMIT - posted(http, messages, 1).json()["usage"]["prompt_tokens"]),
+        lambda http, messages, n: 0 if n + prompt_tokens(http, messages) > LIMIT else n,
+        lambda http, messages, n: prompt_tokens(http, messages),
+        lambda http, messages, n: http.post("/tokenize", json={"model": "r1", "messages": messages}).json()["count"],
+        lambda http, messages, n: None,
     ],
     extra=(SERVER,),
 )

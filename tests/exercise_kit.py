@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
+
 LIMIT = 2048  # tokens
 
 
@@ -51,21 +53,41 @@ class FakeEngine:
 FAKE_VLLM = SimpleNamespace(SamplingParams=SimpleNamespace)
 
 
+KEY = "sk-exercise-kit"
+
+
 @contextmanager
-def fake_server() -> Iterator[str]:
-    """`/tokenize` and `/v1/chat/completions`, with the statuses that vLLM 0.32.0 was seen to give."""
+def fake_server() -> Iterator[httpx.Client]:
+    """A client of a server that asks for a key and, as the class server, opens only `/v1/models` and the chat.
+
+    Statuses and fields are those that vLLM 0.32.0 was seen to give.
+    """
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.reply(200, {"data": [{"id": "r1", "max_model_len": LIMIT}]}, path="/v1/models")
+
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             prompt, asked = rendered(body["messages"]), body.get("max_tokens", 1)
-            status, answer = 200, {"count": len(prompt), "max_model_len": LIMIT, "tokens": [1] * len(prompt)}
-            if self.path == "/tokenize":
-                answer["token_strs"] = prompt
-            elif body.get("model") != "r1":
+            status, answer = 200, {"object": "chat.completion", "usage": {"prompt_tokens": len(prompt)}}
+            if body.get("return_prompt_text"):
+                answer["prompt_text"] = "".join(prompt)
+            if body.get("return_token_ids"):
+                answer["prompt_token_ids"] = list(range(len(prompt)))
+            if body.get("model") != "r1":
                 status, answer = 404, {"error": {"message": f"The model `{body.get('model')}` does not exist."}}
             elif asked > LIMIT or len(prompt) >= LIMIT:
                 status, answer = 400, {"error": {"message": f"max_tokens={asked} cannot be greater than 2048"}}
+            self.reply(status, answer, path="/v1/chat/completions")
+
+        def reply(self, status: int, answer: dict[str, Any], *, path: str) -> None:
+            if self.path == "/too-often":
+                status, answer = 429, {"error": {"message": "too many"}}
+            elif self.path != path:
+                status, answer = 404, {"error": {"message": "closed"}}
+            elif self.headers["Authorization"] != f"Bearer {KEY}":
+                status, answer = 401, {"error": "Unauthorized"}
             data = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
@@ -77,6 +99,8 @@ def fake_server() -> Iterator[str]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
+    base_url, headers = f"http://127.0.0.1:{server.server_port}", {"Authorization": f"Bearer {KEY}"}
+    with httpx.Client(base_url=base_url, headers=headers, timeout=30, trust_env=False) as http:
+        yield http
     server.shutdown()
     server.server_close()

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
-from helpers import bench
-from helpers.bench import Throughput, read_serving, read_throughput, run_bench
+from helpers import bench, get_profile
+from helpers.bench import Throughput, paired_ratio, read_serving, read_throughput, run_bench, spread
+from helpers.config import CLASSROOM_MODEL_DIR
 from helpers.errors import BenchmarkError
 
 # As vLLM 0.32.0 wrote it (shortened).
@@ -21,14 +25,12 @@ THROUGHPUT = {
 }
 SERVING = {
     "max_concurrency": 4,
+    "completed": 16,
+    "failed": 0,
     "request_throughput": 3.5,
     "output_throughput": 448.0,
-    "mean_ttft_ms": 20.0,
-    "p99_ttft_ms": 40.0,
-    "mean_tpot_ms": 5.0,
-    "p99_tpot_ms": 6.0,
-    "mean_itl_ms": 5.1,
     "date": "20261124",
+    **{f"{kind}_{metric}_ms": 5.0 for metric in ("ttft", "tpot", "itl") for kind in ("mean", "median", "p99")},
 }
 
 
@@ -73,30 +75,104 @@ def test_a_bad_file_is_named(tmp_path: Path, content: object, says: str) -> None
         read_serving([path])
 
 
-def python(code: str) -> list[str]:
-    return [Path(sys.executable).name, "-c", code]
+def test_a_run_with_failed_requests_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BenchmarkError, match="3 个请求失败"):
+        read_serving([write(tmp_path / "4.json", SERVING | {"failed": 3})])
+    assert len(read_serving([write(tmp_path / "4.json", SERVING | {"failed": 0})])) == 1
 
 
-def test_a_command_runs_with_its_environment_and_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_spread_is_median_and_range() -> None:
+    found = spread(x for x in (5.0, 1.0, 3.0, 100.0))
+    assert (found.median, found.low, found.high) == (4.0, 1.0, 100.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [([4401.2, 4021.0, 16164.3], "4,400 (4,020-16,200)"), ([0.9731, 1.0312, 1.119], "1.03 (0.973-1.12)")],
+)
+def test_spread_prints_three_digits(values: list[float], text: str) -> None:
+    assert str(spread(values)) == text
+
+
+def test_ratios_are_taken_pair_by_pair() -> None:
+    found = paired_ratio([10.0, 20.0, 60.0], [5.0, 10.0, 20.0])
+    assert (found.median, found.low, found.high) == (2.0, 2.0, 3.0)
+    with pytest.raises(ValueError, match="zip"):
+        paired_ratio([1.0], [1.0, 2.0])
+
+
+# The real command from here on: the import of vLLM is paid once for all of them.
+
+
+def test_a_command_ends_well_with_its_environment_and_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     log = tmp_path / "new folder" / "run.log"
-    run_bench(python("import os; print('seen', os.environ['MARK'])"), log_file=log, env={"MARK": "42"})
-    assert log.read_text() == "seen 42\n"
-    assert "MARK" in capsys.readouterr().out
+    pages = []
+    for width in ("50", "150"):
+        run_bench(["vllm", "bench", "throughput", "--help"], log_file=log, env={"COLUMNS": width})
+        pages.append(log.read_text())
+    assert all("usage: vllm bench throughput" in page for page in pages)
+    assert len(pages[0].splitlines()) > len(pages[1].splitlines())  # the narrow one is wrapped
+    assert "vllm bench throughput" in capsys.readouterr().out
+    run_bench(["vllm", "bench", "serve", "--help"], log_file=log, show=False)
+    assert "usage: vllm bench serve" in log.read_text()  # a fresh log, not an addition
+    assert "serve" not in capsys.readouterr().out
 
 
 def test_a_failing_command_shows_the_end_of_its_log(tmp_path: Path) -> None:
-    with pytest.raises(BenchmarkError, match=r"状态 3.*\n(.*\n)*last words") as caught:
-        run_bench(python("print('first\\n' * 50 + 'last words'); raise SystemExit(3)"), log_file=tmp_path / "log")
-    assert str(caught.value).count("first") < 10
+    with pytest.raises(BenchmarkError, match=r"状态 2(.*\n)*.*unrecognized arguments: --no-such-flag") as caught:
+        run_bench(["vllm", "bench", "throughput", "--no-such-flag"], log_file=tmp_path / "log")
     assert str(tmp_path / "log") in str(caught.value)
+    assert str(caught.value).count("\n") < 14
+
+
+def test_a_command_that_dies_names_its_error_and_leaves_no_process(tmp_path: Path) -> None:
+    missing = ["vllm", "bench", "throughput", "--model", str(tmp_path), "--dataset-name", "random"]
+    with pytest.raises(BenchmarkError, match=r"状态 1(.*\n)*\w*Error"):
+        run_bench(missing, log_file=tmp_path / "log", env={"HF_HUB_OFFLINE": "1"})
+    assert not [p for p in psutil.Process().children(recursive=True) if str(tmp_path) in " ".join(p.cmdline())]
 
 
 def test_a_hanging_command_is_ended(tmp_path: Path) -> None:
-    with pytest.raises(BenchmarkError, match="超过"):
-        run_bench(python("import time; time.sleep(60)"), log_file=tmp_path / "log", timeout_s=0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes requests, never answers
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        command = [
+            "vllm",
+            "bench",
+            "serve",
+            "--base-url",
+            url,
+            "--model",
+            "r1",
+            "--tokenizer",
+            str(CLASSROOM_MODEL_DIR),
+        ]
+        command += ["--dataset-name", "random", "--ready-check-timeout-sec", "600"]
+        with pytest.raises(BenchmarkError, match="超过 8 秒"):
+            run_bench(command, log_file=tmp_path / "log", timeout_s=8, env={"HF_HUB_OFFLINE": "1"})
+    assert not [p for p in psutil.Process().children(recursive=True) if url in " ".join(p.cmdline())]
 
 
 @pytest.mark.parametrize("command", [[], "", "vllm bench", None, ["no-such-command"]])
 def test_a_command_that_cannot_be_run_is_named(tmp_path: Path, command: object) -> None:
-    with pytest.raises(BenchmarkError, match=r"命令|command"):
+    with pytest.raises(BenchmarkError, match=r"command 要是一个参数列表"):
         run_bench(command, log_file=tmp_path / "log")  # type: ignore[arg-type]
+
+
+def test_an_environment_without_vllm_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(BenchmarkError, match="没有 vllm"):
+        run_bench(["vllm", "bench", "throughput"], log_file=tmp_path / "log")
+
+
+@pytest.mark.engine
+def test_a_command_that_fails_with_its_engine_process_open_ends_at_once(tmp_path: Path) -> None:
+    """The default is an engine process of its own; multiprocessing would wait for it forever."""
+    command = ["vllm", "bench", "throughput", "--model", str(CLASSROOM_MODEL_DIR), "--input-len", "64"]
+    command += ["--num-prompts", "2", "--max-model-len", "512", "--dtype", "float32", "--enforce-eager"]
+    env = {**get_profile({"TUTORIAL_PROFILE": "classroom"}).engine_env, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    with pytest.raises(BenchmarkError, match="AssertionError: Please ensure that max_model_len"):
+        run_bench([*command, "--gpu-memory-utilization", "0.15"], log_file=tmp_path / "log", env=env, timeout_s=150)
+    ended = re.search(r"EngineCore pid=(\d+)", (tmp_path / "log").read_text())
+    assert ended and not psutil.pid_exists(int(ended[1]))

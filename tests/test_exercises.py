@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import nbformat
 import pytest
 from exercise_answers import ENGINE, RIGHT, SERVER, WRONG
@@ -32,13 +33,15 @@ def progress_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with fake_server() as base_url:
-        yield base_url
+def server() -> Iterator[httpx.Client]:
+    with fake_server() as http:
+        yield http
 
 
 @pytest.fixture
-def say(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+def say(
+    server: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Any:
     """Check the answers and return what the learner reads."""
     monkeypatch.setitem(sys.modules, "vllm", FAKE_VLLM)
 
@@ -130,11 +133,28 @@ def test_a_missing_answer_and_an_unknown_exercise_are_named(say: Any, progress_f
     assert not progress_file.exists()
 
 
-def test_an_engine_or_server_that_is_gone_is_no_try(say: Any, progress_file: Path) -> None:
+@pytest.mark.parametrize("exercise_id", ["05-2", "05-3"])
+def test_an_engine_or_server_that_is_gone_is_no_try(
+    exercise_id: str, say: Any, server: httpx.Client, progress_file: Path
+) -> None:
     assert "要交正在运行的引擎 llm，得到的是 None" in say("03-1", 33, None)
-    assert "问不到 http://127.0.0.1:9" in say("05-2", *RIGHT["05-2"][0][:1], "http://127.0.0.1:9")
-    assert "要交 server.base_url" in say("05-3", *RIGHT["05-3"][0][:1], None)
+    answer = RIGHT[exercise_id][0][0]
+    closed = httpx.Client()
+    closed.close()
+    assert "问不到 http://127.0.0.1:9" in say(exercise_id, answer, httpx.Client(base_url="http://127.0.0.1:9"))
+    assert "要交第 1 节的 http，得到的是 None" in say(exercise_id, answer, None)
+    assert "http 已经关了" in say(exercise_id, answer, closed)
+    assert "服务器返回 401：'Unauthorized'" in say(exercise_id, answer, httpx.Client(base_url=server.base_url))
     assert not progress_file.exists()
+
+
+def test_a_rate_limit_is_no_try(say: Any, server: httpx.Client, progress_file: Path) -> None:
+    for turned_away in (
+        lambda http, messages, max_tokens: http.get("/too-often").json()["usage"],
+        lambda http, messages, max_tokens: len(http.get("/too-often").content),
+    ):
+        assert say("05-3", turned_away, server).startswith("○ 05-3 没有检查成，服务器嫌请求太多（429）")
+    assert not progress_file.exists() and server.event_hooks["response"] == []
 
 
 def test_what_a_learners_function_raises_is_one_sentence(say: Any) -> None:
@@ -279,6 +299,13 @@ def test_exercises_come_before_the_engine_is_ended_and_the_summary_is_last(lesso
     assert headings[-1] == "## 你现在知道"
     assert all(re.search("收拾|释放|停下", heading) for heading in headings[at + 1 : -1])
     assert f"(solutions/{next(n for n, pair in READ.items() if pair[0] is lesson)})" in str(lesson.cells)
+
+
+@each_pair
+def test_a_solution_sets_up_as_its_lesson_does(lesson: Any, solution: Any) -> None:
+    taught = {cell.source for cell in lesson.cells if cell.cell_type == "code"}
+    copied = [cell for cell in solution.cells if re.fullmatch(r"\d\d-s1\d", cell.id)]
+    assert [cell.id for cell in copied if cell.source not in taught] == []
 
 
 @each_pair

@@ -226,9 +226,10 @@ def test_a_killed_server_is_noticed_and_its_workers_are_ended(make: Make, capsys
     one = make("worker").start()
     state_file = server.STATE_DIR / f"{one.port}.json"
     assert one.pid
+    [worker] = psutil.Process(one.pid).children()
     os.kill(one.pid, signal.SIGKILL)
     until(lambda: (state := State.read(state_file)) and state.exit_code is not None)
-    until(lambda: not mentioning("time.sleep(600)"))
+    until(lambda: not worker.is_running())
     capsys.readouterr()
     server.main(["status"])
     assert "被信号 9 杀死" in capsys.readouterr().out
@@ -240,13 +241,14 @@ def test_a_killed_server_is_noticed_and_its_workers_are_ended(make: Make, capsys
 def test_orphans_are_found_when_keeper_and_server_were_killed(make: Make) -> None:
     one = make("worker").start()
     state = State.read(server.STATE_DIR / f"{one.port}.json")
-    assert state
-    keeper, started = (pid for pid, _ in state.processes[:2])
-    os.kill(keeper, signal.SIGSTOP)  # or it would end the orphans, or the server would hear of its death
-    os.kill(started, signal.SIGKILL)
-    os.kill(keeper, signal.SIGKILL)
-    until(lambda: one.pid is None)
-    assert [p.cmdline()[-1] for p in processes.members(state)] == [p.cmdline()[-1] for p in mentioning("600")]
+    assert state and one.pid
+    keeper, started = (psutil.Process(pid) for pid, _ in state.processes[:2])
+    [worker] = psutil.Process(one.pid).children()
+    keeper.suspend()  # or it would end the orphans, or the server would hear of its death
+    started.kill()
+    keeper.kill()
+    until(lambda: not any(map(processes.living, state.processes[:2])))  # a signal takes effect a moment after kill()
+    assert processes.members(state) == [worker]
     one.stop(timeout_s=1)
     assert not processes.members(state)
 

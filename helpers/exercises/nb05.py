@@ -1,39 +1,51 @@
-"""The exercises of notebook 05. Requests go to the learner's own server, which decides."""
+"""The exercises of notebook 05. Requests go to the server that the learner's `http` is connected to, which decides."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
+
+import httpx
 
 from helpers.exercises.judging import Judge, NotJudged, Wrong, call, first_line, kind, number, short
 
 __all__ = ["JUDGES"]
 
 QUESTION = "什么是深度学习？"
-TIMEOUT_S = 120.0
+CHAT = "/v1/chat/completions"
+NOT_THE_ANSWERS_FAULT = (401, 429, 502, 503, 504)
 
 
-def _post(base_url: object, path: str, body: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+def _ask(http: object, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
     """Status and JSON of the learner's server. A streamed answer is left as soon as its status is known."""
-    import httpx
-
-    if not isinstance(base_url, str):
-        raise NotJudged(f"最后一样要交 server.base_url，得到的是{kind(base_url)}。")
+    if not isinstance(http, httpx.Client):
+        raise NotJudged(f"最后一样要交第 1 节的 http，得到的是{kind(http)}。")
+    if http.is_closed:
+        raise NotJudged("http 已经关了：重新运行第 1 节，再来检查。")
     try:
-        with httpx.stream("POST", base_url + path, json=body, timeout=TIMEOUT_S, trust_env=False) as answer:
-            if body.get("stream") and answer.status_code == httpx.codes.OK:
+        with http.stream("POST" if body else "GET", path, json=body) as answer:
+            if body and body.get("stream") and answer.status_code == httpx.codes.OK:
                 return answer.status_code, {}
-            return answer.status_code, json.loads(answer.read())
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
-        raise NotJudged(f"问不到 {base_url}：服务还开着吗？重新运行第 1 节，再来检查。") from None
+            status, data = answer.status_code, json.loads(answer.read())
+    except (httpx.HTTPError, ValueError):
+        raise NotJudged(f"问不到 {http.base_url}：服务还开着吗？重新运行第 1 节，再来检查。") from None
+    if status in NOT_THE_ANSWERS_FAULT:
+        raise NotJudged(f"没有检查成，服务器返回 {status}：{_reason(data)}")
+    return status, data
+
+
+def _reason(answer: Mapping[str, Any]) -> str:
+    error = answer.get("error")
+    return short(error.get("message") if isinstance(error, Mapping) else error, width=120)
 
 
 def two_replies(response: object, times: object) -> None:
     if not isinstance(response, Mapping):
         raise Wrong(f"第一样要交服务器返回的 JSON（字典），得到的是{kind(response)}。用 .json() 取。")
     if "error" in response:
-        raise Wrong(f"服务器没有接受这个请求：{short(response['error'].get('message'), width=120)}")
+        raise Wrong(f"服务器没有接受这个请求：{_reason(response)}")
     if response.get("object") != "chat.completion":
         raise Wrong(f"这是 {response.get('object')}，不是对话接口的返回。")
     if len(response.get("choices", [])) != 2:
@@ -45,7 +57,7 @@ def two_replies(response: object, times: object) -> None:
         raise Wrong(f"prompt_tokens 不是原来的 {factor:g} 倍。")
 
 
-def mended_request(body: object, base_url: object) -> None:
+def mended_request(body: object, http: object) -> None:
     if isinstance(body, str):
         try:
             body = json.loads(body)
@@ -60,36 +72,60 @@ def mended_request(body: object, base_url: object) -> None:
     messages = body.get("messages")
     if not isinstance(messages, list) or QUESTION not in str(messages):
         raise Wrong("messages 里的问题变了，只改有毛病的地方。")
-    status, tokens = _post(base_url, "/tokenize", {"model": "r1", "messages": messages, "return_token_strs": True})
-    seen = tokens.get("token_strs", []).count("<think>")
-    if status == 200 and seen != 1:
+    shown = {"model": "r1", "messages": messages, "max_tokens": 1, "return_prompt_text": True}
+    status, answer = _ask(http, CHAT, shown)
+    seen = str(answer.get("prompt_text")).count("<think>")
+    if status == httpx.codes.OK and seen != 1:
         raise Wrong(f"套完模板，模型看到 {seen} 个 <think>。")
-    status, answer = _post(base_url, "/v1/chat/completions", body | {"stream": True})
-    if status != 200:
-        raise Wrong(f"服务器返回 {status}：{short(answer.get('error', {}).get('message'), width=120)}")
+    status, answer = _ask(http, CHAT, body | {"stream": True})
+    if status != httpx.codes.OK:
+        raise Wrong(f"服务器返回 {status}：{_reason(answer)}")
 
 
-def real_limit(at_most: object, base_url: object) -> None:
-    for content, about in (
-        (QUESTION, "很短的提示词"),
-        (QUESTION * 40, "长一些的提示词"),
-        ("你好" * 4000, "放不下的提示词"),
+def real_limit(at_most: object, http: object) -> None:
+    _, models = _ask(http, "/v1/models")
+    limit = int(models["data"][0]["max_model_len"])
+    for content, about, asks in (
+        (QUESTION, "很短的提示词", (100, limit, limit + 1, 4 * limit)),
+        (QUESTION * 40, "长一些的提示词", (100, limit)),
+        ("你好" * 4000, "放不下的提示词", (100,)),
     ):
         messages = [{"role": "user", "content": content}]
-        _, tokens = _post(base_url, "/tokenize", {"model": "r1", "messages": messages})
-        limit, count = int(tokens["max_model_len"]), int(tokens["count"])
-        room = max(0, limit - count)
-        for asked in (100, limit, room + 1, limit + 1, 4 * limit):
+        status, answer = _ask(http, CHAT, {"model": "r1", "messages": messages, "max_tokens": 1})
+        count = int(answer["usage"]["prompt_tokens"]) if status == httpx.codes.OK else limit
+        room = limit - count
+        for asked in asks:
             wanted = min(asked, room) if asked <= limit else 0
             case = f"{about}，max_tokens={asked} 时"
-            value = number(call(at_most, base_url, [dict(message) for message in messages], asked, about=case))
-            if value == wanted:
-                continue
-            if asked > limit or not room:
-                raise Wrong(f"{case}，这个请求会被拒绝，函数却返回 {value:g}。")
-            raise Wrong(
-                f"{case}，函数返回 {value:g}，{'多' if value > wanted else '少'}了。提示词有 {count} 个 token。"
-            )
+            with _unless_limited(http):
+                value = number(call(at_most, http, [dict(message) for message in messages], asked, about=case))
+                if value == wanted:
+                    continue
+                if asked > limit or not room:
+                    raise Wrong(f"{case}，这个请求会被拒绝，函数却返回 {value:g}。")
+                more = "多" if value > wanted else "少"
+                raise Wrong(f"{case}，函数返回 {value:g}，{more}了。提示词有 {count} 个 token。")
+
+
+@contextmanager
+def _unless_limited(http: Any) -> Iterator[None]:
+    """What goes wrong while the class server's rate limit turns requests away is not the answer's fault."""
+    statuses: list[int] = []
+
+    def note(answer: httpx.Response) -> None:
+        statuses.append(answer.status_code)
+
+    http.event_hooks["response"].append(note)
+    try:
+        yield
+    except Wrong:
+        if httpx.codes.TOO_MANY_REQUESTS in statuses:
+            raise NotJudged(
+                "没有检查成，服务器嫌请求太多（429）。等一会儿再检查；每次调用只发一两个请求就够了。"
+            ) from None
+        raise
+    finally:
+        http.event_hooks["response"].remove(note)
 
 
 def _event(**fields: Any) -> str:

@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from helpers.bench import spread
-from helpers.palette import BLUE, GREY, MUTED, ORANGE, TEAL, WIDTH
+from helpers.palette import BLUE, GREY, LINE, MUTED, WIDTH
 from helpers.report import load
 from helpers.roofline import decode_limit
 
-__all__ = ["curve", "roofline", "throughput"]
+__all__ = ["roofline", "throughput"]
 
 CONTEXT = 64 + 128 / 2  # mean tokens of a request while it decodes
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
@@ -27,29 +27,14 @@ def throughput() -> Figure:
     for place, row in enumerate(reversed(rows)):
         found = spread(row["output_tok_per_s"])
         error = [[found.median - found.low], [found.high - found.median]]
-        axes.barh(place, found.median, xerr=error, height=0.7, color=BLUE if row["engine"] == "vllm" else GREY)
-        axes.text(found.high * 1.1, place, f"{float(f'{found.median:.3g}'):,g}", va="center")
+        colour = BLUE if row["engine"] == "vllm" else GREY
+        axes.errorbar(found.median, place, xerr=error, fmt="o", color=colour, ecolor=MUTED)
+        axes.text(found.high * 1.2, place, f"{float(f'{found.median:.3g}'):,g}", va="center")
     axes.set_yticks(range(len(rows)), [_label(row) for row in reversed(rows)])
     axes.set_xscale("log")
     axes.set_xlabel("output tokens per second, 64 tokens in, 128 out (logarithmic)")
-    axes.margins(x=0.15)
-    return figure
-
-
-def curve() -> Figure:
-    """Latency against throughput, one point per concurrency."""
-    report = load("gpu")
-    figure, axes = _figure(report, height=220)
-    points = report["curve"]
-    x = [point["output_tok_per_s"] for point in points]
-    for name, colour, marker in (("tpot", ORANGE, "o-"), ("ttft", TEAL, "s--")):
-        axes.plot(x, [point[f"{name}_p50_ms"] for point in points], marker, color=colour, label=f"{name.upper()}, p50")
-    for point in points:
-        at = (point["output_tok_per_s"], point["tpot_p50_ms"])
-        axes.annotate(str(int(point["concurrency"])), at, (0, -14), textcoords="offset points", ha="center")
-    axes.set(xscale="log", yscale="log", xlabel="output tokens per second (numbers: concurrent requests)", ylabel="ms")
-    axes.margins(y=0.2)
-    axes.legend(frameon=False)
+    axes.margins(x=0.12, y=0.1)
+    axes.grid(axis="x", color=LINE, linewidth=0.6)
     return figure
 
 
@@ -61,7 +46,6 @@ def roofline() -> Figure:
     offline = [
         (row["prompts"], spread(row["output_tok_per_s"]).median) for row in report["pairs"] if row["engine"] == "vllm"
     ]
-    online = [(point["concurrency"], point["output_tok_per_s"]) for point in report["curve"]]
     batches = [2**n for n in range(11)]
     limits = [
         decode_limit(
@@ -71,9 +55,11 @@ def roofline() -> Figure:
         for batch in batches
     ]  # fmt: skip
     axes.plot(batches, limits, "--", color=MUTED, label="bandwidth limit")
-    axes.plot(*zip(*offline, strict=True), "o", color=BLUE, label="vllm bench throughput: all at once")
-    axes.plot(*zip(*online, strict=True), "s-", color=ORANGE, markersize=4, label="vllm serve")
+    axes.plot(*zip(*offline, strict=True), "o", color=BLUE, label="vLLM, all prompts at once")
+    for batch, found in offline:
+        axes.annotate(f"{float(f'{found:.3g}'):,g}", (batch, found), (6, -10), textcoords="offset points")
     axes.set(xscale="log", yscale="log", xlabel="requests decoding together", ylabel="output tokens per second")
+    axes.margins(x=0.1, y=0.15)
     axes.legend(frameon=False)
     return figure
 
@@ -90,5 +76,5 @@ def _figure(report: dict[str, Any], *, height: float) -> tuple[Figure, Axes]:
     machine = report["machine"]
     gpu = machine["gpu"][0] if machine["gpu"] else machine["cpu"]
     where = f"{gpu} · vLLM {machine['versions']['vllm']} · 7B shape, {report['weights']} · {machine['date']}"
-    axes.set_title(where, fontsize=9, color=MUTED, loc="left")
+    figure.suptitle(where, fontsize=9, color=MUTED, x=0.01, ha="left")
     return figure, axes
