@@ -178,11 +178,11 @@ def _series() -> dict[str, float]:
 
 
 def _print(rows: Sequence[dict[str, Any]], notebooks: dict[str, float]) -> None:
-    print(f"{'median (low-high)':46} {'first':>22} {'second':>22} {'ratio':>22}")
+    print(f"{'median (low-high)':52} {'n':>2} {'first':>24} {'second':>24} {'first / second':>24}")
     for row in rows:
         first, second, ratio = spread(row["ours"]), spread(row["theirs"]), paired_ratio(row["ours"], row["theirs"])
         name = f"{row['name']} [{row['unit']}]"
-        print(f"{name:52} n={len(row['ours'])} {first!s:>20} {second!s:>20} {ratio!s:>20}")
+        print(f"{name:52} {len(row['ours']):2} {first!s:>24} {second!s:>24} {ratio!s:>24}")
     total = sum(notebooks.values())
     for name, seconds in notebooks.items():
         print(f"{name:30} {seconds:6.1f} s  {seconds / total:4.0%}")
