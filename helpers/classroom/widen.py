@@ -1,7 +1,7 @@
 """A model of the shape of R1-Distill-Qwen-7B that answers as the classroom model does.
 
 `python -m helpers.classroom.widen TARGET [--random]` writes 15 GB. On a GPU machine without the real weights it lets
-every notebook run at the real size and speed; these are NOT DeepSeek's weights, and TARGET says so.
+the notebooks run at the real size and speed; these are NOT DeepSeek's weights, and TARGET says so.
 
 How a small model sits in a large one without changing what it computes, up to the order of sums:
 
