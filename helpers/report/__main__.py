@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 from helpers import get_profile
 from helpers.config import REPO_ROOT
@@ -23,19 +23,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", default="DeepSeek-R1-Distill-Qwen-7B", help="gpu: what the checkpoint holds")
     parser.add_argument("--quick", action="store_true", help="small sizes, to try the command itself")
     parsed = parser.parse_args(arguments)
-    folder = FOLDER / parsed.kind
+    path = FOLDER / f"{parsed.kind}.json"
+
+    def save(report: dict[str, Any]) -> None:
+        path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    common: dict[str, Any] = {"folder": FOLDER / parsed.kind, "repeats": parsed.repeats, "quick": parsed.quick}
     try:
         if parsed.kind == "cpu":
-            report = cpu.measure(get_profile(), folder=folder, repeats=parsed.repeats, quick=parsed.quick)
+            save(cpu.measure(get_profile(), **common))
         else:
-            report = gpu.measure(
-                get_profile(), folder=folder, weights=parsed.weights, repeats=parsed.repeats, quick=parsed.quick
-            )
+            gpu.measure(get_profile(), weights=parsed.weights, save=save, **common)
     except TutorialError as error:
         print(error, file=sys.stderr)
         return 1
-    path = Path(f"{folder}.json")
-    path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"{parsed.kind}: {path.relative_to(REPO_ROOT)}")
     return 0
 

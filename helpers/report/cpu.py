@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import os
 import shutil
 import subprocess
@@ -23,7 +22,10 @@ from helpers import series
 from helpers.bench import paired_ratio, spread
 from helpers.config import REPO_ROOT, Profile
 from helpers.models import find_model
+from helpers.report.fresh import run_fresh
 from helpers.report.machine import describe
+from helpers.report.pairs import pairs
+from helpers.report.startup import stages
 from helpers.server import VLLMServer, free_port, serve_command
 
 __all__ = ["measure"]
@@ -73,8 +75,8 @@ def _row(name: str, unit: str, ours: Sequence[float], theirs: Sequence[float]) -
 
 
 def _in_turn(ours: Callable[[], float], theirs: Callable[[], float], *, n: int) -> tuple[list[float], list[float]]:
-    pairs = [(ours(), theirs()) for _ in tqdm(range(n), desc="pairs", leave=False)]
-    return [a for a, _ in pairs], [b for _, b in pairs]
+    both = [(ours(), theirs()) for _ in tqdm(range(n), desc="pairs", leave=False)]
+    return [a for a, _ in both], [b for _, b in both]
 
 
 def _timed(argv: Sequence[str], *, log: Path | None = None, env: dict[str, str] | None = None) -> float:
@@ -91,15 +93,12 @@ def _python(code: str) -> Callable[[], float]:
 def _engines(
     model: Path, env: dict[str, str], *, folder: Path, dtype: str, share: float, n: int
 ) -> list[dict[str, Any]]:
-    settings, result = folder / "settings.json", folder / "pairs.json"
-    engine = {"gpu_memory_utilization": share, "enforce_eager": True}
-    sizes = {"vllm_prompts": [25], "hf_batches": [25, 1], "repeats": n}
-    settings.write_text(
-        json.dumps({"model": str(model), "dtype": dtype, "device": "cpu", "engine": engine} | sizes)
+    engine = {"dtype": dtype, "max_model_len": 512, "gpu_memory_utilization": share, "enforce_eager": True}
+    rows = run_fresh(
+        pairs, folder=folder, env=env, model=str(model), device="cpu", engine=engine, vllm_prompts=[25],
+        hf_batches=[25, 1], repeats=n,
     )  # fmt: skip
-    argv = [sys.executable, "-m", "helpers.report.pairs", str(settings), str(result)]
-    _timed(argv, log=folder / "pairs.log", env=env)
-    speeds = {(row["engine"], row["prompts"]): row["output_tok_per_s"] for row in json.loads(result.read_text())}
+    speeds = {(row["engine"], row["prompts"]): row["output_tok_per_s"] for row in rows}
     vllm = speeds["vllm", 25]
     return [
         _row("vLLM, 25 prompts : transformers, batch 25", "tok/s", vllm, speeds["transformers", 25]),
@@ -134,14 +133,11 @@ def _sdk(profile: Profile, model: Path, folder: Path, *, n: int) -> dict[str, An
 
 
 def _engine_start(model: Path, env: dict[str, str], folder: Path, profile: Profile) -> float:
-    engine = {
+    engine: dict[str, Any] = {
         "dtype": profile.dtype, "max_model_len": profile.max_model_len, "enforce_eager": True,
         "gpu_memory_utilization": profile.gpu_memory_utilization,
     }  # fmt: skip
-    result = folder / "startup.json"
-    argv = [sys.executable, "-m", "helpers.report.startup", str(result), str(model), json.dumps(engine)]
-    _timed(argv, log=folder / "startup.log", env=env)
-    took: dict[str, float] = json.loads(result.read_text())
+    took: dict[str, float] = run_fresh(stages, folder=folder, env=env, model=str(model), **engine)
     return took["import"] + took["engine"]
 
 

@@ -1,4 +1,4 @@
-"""vLLM against transformers, in turn, in one process: `python -m helpers.report.pairs SETTINGS.json RESULT.json`.
+"""vLLM against transformers, in turn, in one process.
 
 The same random prompts, the same number of new tokens, the same dtype; each engine is warmed up once at each size. Both
 sample at temperature 1 and ignore the end of sequence, as `vllm bench throughput` does.
@@ -6,24 +6,20 @@ sample at temperature 1 and ignore the end of sequence, as `vllm bench throughpu
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tqdm import tqdm
 
-__all__ = ["measure"]
+__all__ = ["pairs"]
 
 INPUT_LEN, OUTPUT_LEN = 64, 128  # tokens, as in the tutorial that this course grew from
 
 
-def measure(
+def pairs(
     model: str,
     *,
-    dtype: Literal["float32", "bfloat16", "float16"],
     device: str,
     vllm_prompts: list[int],
     hf_batches: list[int],
@@ -36,7 +32,7 @@ def measure(
         vllm_prompts: how many prompts vLLM gets at once, for example `[1, 25, 100]`.
         hf_batches: batch sizes of transformers; each measurement runs one full batch.
         repeats: measurements of each size.
-        engine: further arguments of `vllm.LLM`.
+        engine: further arguments of `vllm.LLM`; transformers takes its `dtype`.
 
     Returns:
         One row per engine and size: `engine`, `prompts`, `output_tok_per_s` (one value per repeat).
@@ -46,8 +42,8 @@ def measure(
     from vllm import LLM, SamplingParams
     from vllm.inputs import TokensPrompt
 
-    llm = LLM(model=model, dtype=dtype, max_model_len=512, seed=2025, skip_tokenizer_init=True, **engine)
-    hf: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
+    llm = LLM(model=model, seed=2025, skip_tokenizer_init=True, **engine)
+    hf: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, engine["dtype"]))
     hf = hf.to(device).eval()
     vocabulary = hf.config.vocab_size
     params = SamplingParams(temperature=1.0, max_tokens=OUTPUT_LEN, ignore_eos=True, detokenize=False)
@@ -79,8 +75,3 @@ def measure(
                     speeds[name, n].append(n * OUTPUT_LEN / seconds)
                 bar.update()
     return [{"engine": name, "prompts": n, "output_tok_per_s": values} for (name, n), values in speeds.items()]
-
-
-if __name__ == "__main__":
-    settings, result = map(Path, sys.argv[1:])
-    result.write_text(json.dumps(measure(**json.loads(settings.read_text())), indent=1))

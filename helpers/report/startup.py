@@ -1,21 +1,15 @@
-"""What takes time before the first answer: `python -m helpers.report.startup RESULT.json MODEL 'ENGINE ARGUMENTS'`.
-
-Introduced in notebook 07. It measures the import too, so it must run in a fresh process.
-"""
+"""What takes time before the first answer. Introduced in notebook 07."""
 
 from __future__ import annotations
 
-import json
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 __all__ = ["stages"]
 
 
 def stages(model: str, **engine: Any) -> dict[str, float]:
-    """Time the way to the first answer, step by step, in seconds.
+    """Time the way to the first answer, step by step, in seconds. It measures the import too: call it by `run_fresh`.
 
     Args:
         model: path of the model folder.
@@ -37,7 +31,3 @@ def stages(model: str, **engine: Any) -> dict[str, float]:
         clock.append(time.perf_counter())
     names = ["import", "engine", "first request", "second request"]
     return {name: b - a for name, a, b in zip(names, clock, clock[1:], strict=False)}
-
-
-if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(json.dumps(stages(sys.argv[2], **json.loads(sys.argv[3]))))
