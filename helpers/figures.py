@@ -469,6 +469,7 @@ FIGURES: Final[dict[str, Callable[[], Figure]]] = {
     "think_protocol.svg": think_protocol,
     "gpu_throughput.svg": plots.throughput,
     "gpu_roofline.svg": plots.roofline,
+    "gpu_curve.svg": plots.curve,
 }
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +12,8 @@ import pytest
 from helpers import report
 from helpers.errors import BenchmarkError
 from helpers.report import cpu, machine
+from helpers.report.fresh import run_fresh
+from helpers.report.step import decode_step
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu"])
@@ -27,6 +32,13 @@ def test_the_gpu_report_says_what_its_weights_are_and_repeats_every_size() -> No
     assert {(row["engine"], row["prompts"]) for row in found["pairs"]} >= {
         ("vllm", 1), ("vllm", 25), ("vllm", 100), ("vllm", 1000), ("transformers", 1), ("transformers", 25),
     }  # fmt: skip
+
+
+def test_the_gpu_report_has_the_curve_the_starts_and_a_decode_step() -> None:
+    found = report.load("gpu")
+    assert [point["concurrency"] for point in found["curve"]] == [1, 2, 4, 8, 16, 32, 64, 128, 256]
+    assert list(found["startup"]) == ["cold", "warm", "eager", "server_ready_s"]
+    assert found["step"]["steps"] == 64
 
 
 def test_the_cpu_report_is_made_of_pairs() -> None:
@@ -69,3 +81,53 @@ def test_a_gpu_is_named_without_its_serial_number(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(machine, "cuda_gpus", lambda: ["GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-0888f7dc)"])
     monkeypatch.setattr(machine, "_driver", lambda: "580.159.04")
     assert machine.describe()["gpu"] == ["NVIDIA H100 80GB HBM3"]
+
+
+def test_a_function_runs_in_a_process_of_its_own_with_the_given_environment(tmp_path: Path) -> None:
+    assert run_fresh(os.getpid, folder=tmp_path) != os.getpid()
+    assert run_fresh(os.getenv, folder=tmp_path, env={**os.environ, "X_TEST": "1"}, key="X_TEST") == "1"
+    assert (tmp_path / "getpid.json").is_file() and (tmp_path / "getenv.log").is_file()
+
+
+def test_a_function_that_fails_is_named_with_its_log(tmp_path: Path) -> None:
+    with pytest.raises(BenchmarkError, match=r"sum of squares 以状态 1 结束.*sum of squares\.log"):
+        run_fresh(math.fsum, folder=tmp_path, name="sum of squares", seq=1)
+    assert "TypeError" in (tmp_path / "sum of squares.log").read_text()
+
+
+def kernel(ts: float, dur: float, name: str, cat: str = "kernel") -> dict[str, Any]:
+    return {"cat": cat, "ts": ts, "dur": dur, "name": name}
+
+
+ONE_LAYER = [  # names as on an H100; µs
+    kernel(0, 300, "nvjet_sm90_tst_64x32_64x16_2x1_v_bz_TNT"),
+    kernel(300, 100, "void cutlass::device_kernel<flash::enable_sm90<flash::FlashAttnFwdSm90<...>>>"),
+    kernel(400, 50, "triton_red_fused_add_rms_norm_0"),
+    kernel(450, 50, "Memcpy DtoD", "gpu_memcpy"),
+    kernel(600, 400, "void cublasLt::splitKreduce_kernel<32, 16>"),
+]
+
+
+def test_a_decode_step_is_divided_into_kinds() -> None:
+    events = [
+        *ONE_LAYER, kernel(0, 900, "python", "cpu_op"),
+        *(event | {"ts": event["ts"] + 1000} for event in ONE_LAYER),
+    ]  # fmt: skip
+    assert decode_step(reversed(events), layers=2) == pytest.approx(
+        {
+            "attention": 0.2, "matrix products": 1.4, "other kernels": 0.2, "nothing running": 0.2, "steps": 1.0,
+        }
+    )  # fmt: skip
+    assert decode_step(events, layers=1)["matrix products"] == pytest.approx(0.7)
+
+
+def test_what_runs_beside_another_kernel_costs_nothing() -> None:
+    beside = [*ONE_LAYER, kernel(100, 100, "triton_poi_fused_1"), kernel(950, 100, "triton_poi_fused_2")]
+    assert decode_step(beside, layers=1) == pytest.approx(
+        decode_step(ONE_LAYER, layers=1) | {"other kernels": 0.15}, abs=1e-9
+    )
+
+
+def test_a_trace_without_gpu_work_is_refused() -> None:
+    with pytest.raises(BenchmarkError, match="CUPTI"):
+        decode_step([kernel(0, 5, "aten::mm", "cpu_op")], layers=28)

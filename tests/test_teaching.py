@@ -185,6 +185,9 @@ def test_the_handbook_stays_short() -> None:
 
 
 def test_the_gpu_figures_are_those_of_the_report() -> None:
-    speed = {row["prompts"]: row["output_tok_per_s"] for row in load("gpu")["pairs"] if row["engine"] == "vllm"}
-    median = {n: str(spread(values)).split()[0] for n, values in speed.items()}
-    assert f"25 个一批合计 {median[25]} tok/s，100 个一批 {median[100]} tok/s" in TEACHING
+    curve = {point["concurrency"]: point for point in load("gpu")["curve"]}
+    for n, says in ((32, "32 个并发合计 {} tok/s，首 token 延迟的中位数是 {} 秒"), (64, "64 个并发 {} tok/s，{} 秒")):
+        speed = str(spread([curve[n]["output_tok_per_s"]])).split()[0]
+        assert says.format(speed, round(curve[n]["ttft_p50_ms"] / 1000, 2)) in TEACHING
+    each = {n: point["output_tok_per_s"] / n for n, point in curve.items()}
+    assert f"{max(n for n in each if each[n] >= each[1] / 2)} 个是拐点" in TEACHING

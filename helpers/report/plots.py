@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from helpers.bench import spread
-from helpers.palette import BLUE, GREY, LINE, MUTED, WIDTH
+from helpers.palette import BLUE, GREY, LINE, MUTED, ORANGE, TEAL, WIDTH
 from helpers.report import load
 from helpers.roofline import decode_limit
 
-__all__ = ["roofline", "throughput"]
+__all__ = ["curve", "roofline", "throughput"]
 
 CONTEXT = 64 + 128 / 2  # mean tokens of a request while it decodes
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
@@ -38,6 +38,31 @@ def throughput() -> Figure:
     return figure
 
 
+def curve() -> Figure:
+    """Latency against throughput, one point per concurrency."""
+    report = load("gpu")
+    figure, axes = _figure(report, height=240)
+    points = report["curve"]
+    speeds = [point["output_tok_per_s"] for point in points]
+    for name, colour, marker in (("ttft", TEAL, "s--"), ("tpot", ORANGE, "o-")):
+        axes.plot(
+            speeds, [point[f"{name}_p50_ms"] for point in points], marker, color=colour, label=f"{name.upper()}, p50"
+        )
+    for before, point in zip([None, *points], points, strict=False):
+        at = (point["output_tok_per_s"], point["tpot_p50_ms"])
+        falls = before and before["output_tok_per_s"] > point["output_tok_per_s"]
+        aside = {"xytext": (-8, 0), "ha": "right"} if falls else {"xytext": (0, -15), "ha": "center"}
+        axes.annotate(str(int(point["concurrency"])), at, textcoords="offset points", **aside)
+    axes.set(xscale="log", yscale="log", ylabel="ms")
+    axes.set_xlabel("output tokens per second, 64 tokens in, 128 out (numbers: concurrent requests)")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_yticks([5, 10, 20, 50, 100, 200, 500], ["5", "10", "20", "50", "100", "200", "500"])
+    axes.grid(axis="y", color=LINE, linewidth=0.6)
+    axes.margins(x=0.08, y=0.15)
+    axes.legend(frameon=False)
+    return figure
+
+
 def roofline() -> Figure:
     """What memory bandwidth allows, and what was measured, against the number of requests that decode together."""
     report = load("gpu")
@@ -46,6 +71,7 @@ def roofline() -> Figure:
     offline = [
         (row["prompts"], spread(row["output_tok_per_s"]).median) for row in report["pairs"] if row["engine"] == "vllm"
     ]
+    online = [(point["concurrency"], point["output_tok_per_s"]) for point in report["curve"]]
     batches = [2**n for n in range(11)]
     limits = [
         decode_limit(
@@ -55,7 +81,10 @@ def roofline() -> Figure:
         for batch in batches
     ]  # fmt: skip
     axes.plot(batches, limits, "--", color=MUTED, label="bandwidth limit")
-    axes.plot(*zip(*offline, strict=True), "o", color=BLUE, label="vLLM, all prompts at once")
+    axes.plot(*zip(*offline, strict=True), "o", color=BLUE, label="vLLM offline, all prompts at once")
+    axes.plot(
+        *zip(*online, strict=True), "s-", color=ORANGE, markersize=3.5, linewidth=1, label="vllm serve, concurrent"
+    )
     for batch, found in offline:
         axes.annotate(f"{float(f'{found:.3g}'):,g}", (batch, found), (6, -10), textcoords="offset points")
     axes.set(xscale="log", yscale="log", xlabel="requests decoding together", ylabel="output tokens per second")
