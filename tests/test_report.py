@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from helpers import report
+from helpers import get_profile, report
+from helpers.config import CLASSROOM_MODEL_DIR
 from helpers.errors import BenchmarkError
-from helpers.report import cpu, machine
+from helpers.models import SEVEN_B_CONFIG, model_size
+from helpers.report import cpu, gpu, machine
 from helpers.report.fresh import run_fresh
 from helpers.report.step import decode_step
 
@@ -39,6 +41,18 @@ def test_the_gpu_report_has_the_curve_the_starts_and_a_decode_step() -> None:
     assert [point["concurrency"] for point in found["curve"]] == [1, 2, 4, 8, 16, 32, 64, 128, 256]
     assert list(found["startup"]) == ["cold", "warm", "eager", "server_ready_s"]
     assert found["step"]["steps"] == 64
+
+
+def test_a_card_too_small_for_two_copies_is_refused_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = machine.describe() | {"gpu_memory_gib": 24.0}
+    monkeypatch.setattr(gpu, "describe", lambda: card)
+    monkeypatch.setattr(gpu, "model_size", lambda _: model_size(SEVEN_B_CONFIG))
+    profile = get_profile({"TUTORIAL_PROFILE": "gpu", "TUTORIAL_MODEL_DIR": str(CLASSROOM_MODEL_DIR)})
+    with pytest.raises(BenchmarkError, match="24 GiB 显存，这份报告要 38 GiB"):
+        gpu.measure(profile, folder=tmp_path, weights="random weights", repeats=1, save=pytest.fail)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_the_cpu_report_is_made_of_pairs() -> None:
@@ -79,8 +93,10 @@ def test_the_machine_is_described_without_an_engine(monkeypatch: pytest.MonkeyPa
 
 def test_a_gpu_is_named_without_its_serial_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "cuda_gpus", lambda: ["GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-0888f7dc)"])
-    monkeypatch.setattr(machine, "_driver", lambda: "580.159.04")
-    assert machine.describe()["gpu"] == ["NVIDIA H100 80GB HBM3"]
+    monkeypatch.setattr(machine, "_nvidia_smi", {"driver_version": "580.159.04", "memory.total": "81559"}.get)
+    found = machine.describe()
+    assert (found["gpu"], found["driver"]) == (["NVIDIA H100 80GB HBM3"], "580.159.04")
+    assert found["gpu_memory_gib"] == 79.6
 
 
 def test_a_function_runs_in_a_process_of_its_own_with_the_given_environment(tmp_path: Path) -> None:

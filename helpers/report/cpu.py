@@ -38,8 +38,8 @@ def measure(profile: Profile, *, folder: Path, repeats: int, quick: bool = False
     """Measure every figure and print it; `folder` receives logs and raw results.
 
     Args:
-        repeats: pairs of the short measurements; starts of engine and server are measured three times.
-        quick: few repeats, neither set-up nor series: to try the command itself.
+        repeats: pairs of the short measurements; starts of engine and server are measured three times, the set-up once.
+        quick: one start of engine and server, neither set-up nor series: to try the command itself.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model, env = find_model(profile), {**os.environ, **profile.engine_env}

@@ -11,7 +11,8 @@ from typing import Any
 
 from helpers.bench import read_serving, run_bench, serving_command
 from helpers.config import Profile
-from helpers.models import find_model
+from helpers.errors import BenchmarkError
+from helpers.models import find_model, model_size
 from helpers.report.fresh import run_fresh
 from helpers.report.limits import limits
 from helpers.report.machine import describe
@@ -21,6 +22,8 @@ from helpers.report.step import profiled_step
 from helpers.server import VLLMServer, free_port, serve_command
 
 __all__ = ["measure"]
+
+VLLM_SHARE = 0.6  # of the GPU's memory; transformers takes the rest for its own copy of the weights
 
 
 def measure(
@@ -40,12 +43,22 @@ def measure(
         repeats: measurements of each throughput size.
         save: gets the report after each part, so that what is measured stays when a later part fails.
         quick: small sizes, to try the report on a CPU.
+
+    Raises:
+        BenchmarkError: the card is too small for two copies of the weights, or a part failed.
+        ServerError: the server did not start.
     """
     model = find_model(profile)
     cuda = profile.name == "gpu"
     folder.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {"machine": describe(), "model": model.name, "weights": weights, "dtype": profile.dtype}
     report["config"] = json.loads((model / "config.json").read_text())
+    total, needed = report["machine"]["gpu_memory_gib"], (model_size(model).weights_gib + 1) / (1 - VLLM_SHARE)
+    if cuda and total is not None and total < needed:
+        raise BenchmarkError(
+            f"显卡有 {total:g} GiB 显存，这份报告要 {needed:.0f} GiB 以上：vLLM 和 transformers 各放一份权重。"
+            "换一块大的卡，或者只运行笔记本 07：它一次只放一份。"
+        )
 
     with tempfile.TemporaryDirectory() as cache:  # empty, so that the first start is a cold one
         env = {**os.environ, **profile.engine_env, "VLLM_CACHE_ROOT": cache}
@@ -57,7 +70,7 @@ def measure(
         report["limits"] = fresh(limits, "limits", dtype=profile.dtype, **size)
 
         engine: dict[str, Any] = {"dtype": profile.dtype, "max_model_len": profile.max_model_len}
-        engine["gpu_memory_utilization"] = 0.6 if cuda else profile.gpu_memory_utilization  # transformers needs room
+        engine["gpu_memory_utilization"] = VLLM_SHARE if cuda else profile.gpu_memory_utilization
         engine["enforce_eager"] = not cuda
         report["startup"] = {}
         for name, more in {"cold": {}, "warm": {}, "eager": {"enforce_eager": True}}.items():

@@ -30,7 +30,8 @@ def describe() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpu": [re.sub(r"^GPU \d+: | \(UUID.*", "", gpu) for gpu in cuda_gpus()],
-        "driver": _driver(),
+        "gpu_memory_gib": round(int(found) / 1024, 1) if (found := _nvidia_smi("memory.total")) else None,
+        "driver": _nvidia_smi("driver_version"),
         "python": platform.python_version(),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
     }
@@ -43,8 +44,9 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _driver() -> str | None:
+def _nvidia_smi(field: str) -> str | None:
+    """One field of the first card; MiB, where it is memory."""
     if not cuda_gpus():
         return None
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    query = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits"]
     return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]

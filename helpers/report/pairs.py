@@ -1,7 +1,8 @@
-"""vLLM against transformers, in turn, in one process.
+"""vLLM against transformers, in turn, driven from one process.
 
-The same random prompts, the same number of new tokens, the same dtype; each engine is warmed up once at each size. Both
-sample at temperature 1 and ignore the end of sequence, as `vllm bench throughput` does.
+Random prompts of the same length (new ones for each run), the same number of new tokens, the same dtype; each engine
+is warmed up once at each size. Both sample at temperature 1 and ignore the end of sequence, as `vllm bench throughput`
+does.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ def pairs(
     """Time both engines in turn.
 
     Args:
+        model: path of the model folder.
+        device: where transformers runs, `cpu` or `cuda`.
         vllm_prompts: how many prompts vLLM gets at once, for example `[1, 25, 100]`.
         hf_batches: batch sizes of transformers; each measurement runs one full batch.
         repeats: measurements of each size.

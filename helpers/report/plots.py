@@ -51,8 +51,8 @@ def curve() -> Figure:
     for before, point in zip([None, *points], points, strict=False):
         at = (point["output_tok_per_s"], point["tpot_p50_ms"])
         falls = before and before["output_tok_per_s"] > point["output_tok_per_s"]
-        aside = {"xytext": (-8, 0), "ha": "right"} if falls else {"xytext": (0, -15), "ha": "center"}
-        axes.annotate(str(int(point["concurrency"])), at, textcoords="offset points", **aside)
+        offset, side = ((-8, 0), "right") if falls else ((0, -15), "center")
+        axes.annotate(str(int(point["concurrency"])), at, offset, textcoords="offset points", ha=side)
     axes.set(xscale="log", yscale="log", ylabel="ms")
     axes.set_xlabel("output tokens per second, 64 tokens in, 128 out (numbers: concurrent requests)")
     axes.yaxis.set_minor_formatter(NullFormatter())

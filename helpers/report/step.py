@@ -55,7 +55,7 @@ def decode_step(events: Iterable[Mapping[str, Any]], *, layers: int) -> dict[str
         now = max(now, end)
     steps = max(counts.values(), default=0) / layers
     if not steps:
-        raise BenchmarkError("采样结果里没有注意力的算子：没有在显卡上运行，或者 CUPTI 没有装好。")
+        raise BenchmarkError("性能分析的结果里没有注意力的算子：没有在显卡上运行，或者 CUPTI 没有装好。")
     return {kind: us / 1000 / steps for kind, us in spent.items()} | {"steps": steps}
 
 
@@ -63,10 +63,15 @@ def profiled_step(model: str, *, batch: int, engine: dict[str, Any]) -> dict[str
     """Profile the decoding of `batch` random prompts of 64 tokens that get 128 more.
 
     Args:
+        model: path of the model folder.
+        batch: prompts that decode together.
         engine: further arguments of `vllm.LLM`.
 
     Returns:
         See `decode_step`.
+
+    Raises:
+        BenchmarkError: there is not exactly one trace, or no attention kernel in it.
     """
     import torch
     from vllm import LLM, SamplingParams
@@ -91,6 +96,6 @@ def profiled_step(model: str, *, batch: int, engine: dict[str, Any]) -> dict[str
         llm.stop_profile()
         traces = [*Path(folder).glob("*.json*")]
         if len(traces) != 1:
-            raise BenchmarkError(f"应当有一个采样结果，现在有 {len(traces)} 个。")
+            raise BenchmarkError(f"性能分析应当留下一个文件，现在有 {len(traces)} 个。")
         events = json.loads(gzip.decompress(traces[0].read_bytes()))["traceEvents"]
         return decode_step(events, layers=config.num_hidden_layers)
