@@ -167,7 +167,7 @@ def test_the_commands_are_those_of_the_readme_and_exist() -> None:
 
 
 def test_no_exercise_of_05_needs_tokenize_which_the_class_server_keeps_closed() -> None:
-    assert "`/tokenize` 不开放，05 第 6 节只打印一句话；练习不受影响" in TEACHING
+    assert "`/tokenize` 不开放，05 第 6 节用它的那一格什么也不做；练习不受影响" in TEACHING
     source = (REPO_ROOT / "helpers" / "exercises" / "nb05.py").read_text(encoding="utf-8")
     assert '"/tokenize"' not in source
 
