@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from helpers import get_profile, report
@@ -53,6 +56,36 @@ def test_a_card_too_small_for_two_copies_is_refused_before_anything_is_measured(
     with pytest.raises(BenchmarkError, match="24 GiB 显存，这份报告要 38 GiB"):
         gpu.measure(profile, folder=tmp_path, weights="random weights", repeats=1, save=pytest.fail)
     assert not [*tmp_path.iterdir()]
+
+
+STOPPED = {"stages": 0, "pairs": 1, "run_bench": 2, "": 3}  # what breaks → how many parts are saved by then
+
+
+@pytest.mark.parametrize("broken", STOPPED)
+def test_what_is_measured_stays_when_a_later_part_fails(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(name: str) -> None:
+        if name == broken:
+            raise BenchmarkError("broken on purpose")
+
+    def serve(command: list[str], **_: Any) -> Any:
+        assert "--no-enable-prefix-caching" in command
+        return nullcontext(SimpleNamespace(base_url="http://127.0.0.1:9", ready_after_s=1.0))
+
+    monkeypatch.setattr(gpu, "run_fresh", lambda function, **_: answer(function.__name__))
+    monkeypatch.setattr(gpu, "run_bench", lambda *_, **__: answer("run_bench"))
+    monkeypatch.setattr(gpu, "VLLMServer", serve)
+    monkeypatch.setattr(gpu, "read_serving", lambda paths: pd.DataFrame({"file": [path.name for path in paths]}))
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    saved: list[set[str]] = []
+    with pytest.raises(BenchmarkError, match="on purpose") if broken else nullcontext():
+        gpu.measure(
+            get_profile({"TUTORIAL_PROFILE": "classroom", "TUTORIAL_MODEL_DIR": str(CLASSROOM_MODEL_DIR)}),
+            folder=tmp_path, weights="none", repeats=1, quick=True, save=lambda found: saved.append({*found}),
+        )  # fmt: skip
+    parts = [{"startup"}, {"startup", "pairs"}, {"startup", "pairs", "curve"}]
+    assert [found & {"startup", "pairs", "curve"} for found in saved] == parts[: STOPPED[broken]]
 
 
 def test_the_cpu_report_is_made_of_pairs() -> None:

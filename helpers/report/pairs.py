@@ -9,13 +9,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-__all__ = ["pairs"]
+if TYPE_CHECKING:
+    import torch
+    from vllm import LLM
+
+__all__ = ["generate", "pairs", "random_prompts"]
 
 INPUT_LEN, OUTPUT_LEN = 64, 128  # tokens, as in the tutorial that this course grew from
+
+
+def random_prompts(n: int, *, vocabulary: int) -> torch.Tensor:
+    """Draw `n` new prompts as token ids, `(n, 64)`: new ones each time, so that the prefix cache holds none of them."""
+    import torch
+
+    return torch.randint(vocabulary, (n, INPUT_LEN))
+
+
+def generate(llm: LLM, n: int) -> None:
+    """Let vLLM generate 128 tokens for each of `n` random prompts; the tokenizer is left out."""
+    from vllm import SamplingParams
+    from vllm.inputs import TokensPrompt
+
+    ids = random_prompts(n, vocabulary=llm.model_config.get_vocab_size()).tolist()
+    params = SamplingParams(temperature=1.0, max_tokens=OUTPUT_LEN, ignore_eos=True, detokenize=False)
+    llm.generate([TokensPrompt(prompt_token_ids=row) for row in ids], params, use_tqdm=False)
 
 
 def pairs(
@@ -42,23 +63,17 @@ def pairs(
     """
     import torch
     from transformers import AutoModelForCausalLM
-    from vllm import LLM, SamplingParams
-    from vllm.inputs import TokensPrompt
+    from vllm import LLM
 
     llm = LLM(model=model, seed=2025, skip_tokenizer_init=True, **engine)
     hf: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, engine["dtype"]))
     hf = hf.to(device).eval()
-    vocabulary = hf.config.vocab_size
-    params = SamplingParams(temperature=1.0, max_tokens=OUTPUT_LEN, ignore_eos=True, detokenize=False)
-
-    def prompts(n: int) -> torch.Tensor:
-        return torch.randint(vocabulary, (n, INPUT_LEN))  # new ones each time: nothing is found in the prefix cache
 
     def run_vllm(n: int) -> None:
-        llm.generate([TokensPrompt(prompt_token_ids=ids) for ids in prompts(n).tolist()], params, use_tqdm=False)
+        generate(llm, n)
 
     def run_hf(n: int) -> None:
-        ids = prompts(n).to(device)
+        ids = random_prompts(n, vocabulary=hf.config.vocab_size).to(device)
         new = hf.generate(
             ids, attention_mask=torch.ones_like(ids), do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
             max_new_tokens=OUTPUT_LEN, eos_token_id=None, pad_token_id=0,

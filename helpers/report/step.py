@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from helpers.errors import BenchmarkError
+from helpers.report.pairs import generate
 
 __all__ = ["decode_step", "profiled_step"]
 
-INPUT_LEN, OUTPUT_LEN = 64, 128  # tokens
 SKIPPED, RECORDED = 32, 64  # steps: first the prefill and the way in, then those that count
 KINDS = {  # the first that matches the name of a kernel
     "attention": r"flash|attention|attn|kv_?cache",
@@ -73,9 +73,7 @@ def profiled_step(model: str, *, batch: int, engine: dict[str, Any]) -> dict[str
     Raises:
         BenchmarkError: there is not exactly one trace, or no attention kernel in it.
     """
-    import torch
-    from vllm import LLM, SamplingParams
-    from vllm.inputs import TokensPrompt
+    from vllm import LLM
 
     with tempfile.TemporaryDirectory() as folder:
         profiler = {
@@ -83,19 +81,12 @@ def profiled_step(model: str, *, batch: int, engine: dict[str, Any]) -> dict[str
             "torch_profiler_with_stack": False, "delay_iterations": SKIPPED, "max_iterations": RECORDED,
         }  # fmt: skip
         llm = LLM(model=model, skip_tokenizer_init=True, profiler_config=profiler, **engine)
-        config = llm.model_config.hf_config
-        params = SamplingParams(temperature=1.0, max_tokens=OUTPUT_LEN, ignore_eos=True, detokenize=False)
-
-        def run() -> None:
-            ids = torch.randint(config.vocab_size, (batch, INPUT_LEN)).tolist()
-            llm.generate([TokensPrompt(prompt_token_ids=row) for row in ids], params, use_tqdm=False)
-
-        run()
+        generate(llm, batch)  # warm-up
         llm.start_profile()
-        run()
+        generate(llm, batch)
         llm.stop_profile()
         traces = [*Path(folder).glob("*.json*")]
         if len(traces) != 1:
             raise BenchmarkError(f"性能分析应当留下一个文件，现在有 {len(traces)} 个。")
         events = json.loads(gzip.decompress(traces[0].read_bytes()))["traceEvents"]
-        return decode_step(events, layers=config.num_hidden_layers)
+        return decode_step(events, layers=llm.model_config.hf_config.num_hidden_layers)
