@@ -16,7 +16,8 @@ LOCK = dict(
 CONDA = yaml.safe_load((REPO_ROOT / "environment.yml").read_text())
 [PIP] = [entry["pip"] for entry in CONDA["dependencies"] if isinstance(entry, dict)]
 GPU = dict(entry.split("==") for entry in PIP if "==" in entry)
-PROJECT = tomllib.loads((REPO_ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((REPO_ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 
 
 def test_gpu_pins_are_the_locked_ones() -> None:
@@ -43,3 +44,13 @@ def test_lock_leaves_out_what_breaks_the_cpu_build() -> None:
 
 def test_lock_names_no_package_index() -> None:
     assert "://" not in (REPO_ROOT / "requirements" / "cpu.txt").read_text()
+
+
+def test_an_installed_copy_has_the_data_files() -> None:
+    packages = PYPROJECT["tool"]["setuptools"]["package-data"].items()
+    folders = {REPO_ROOT.joinpath(*package.split(".")): patterns for package, patterns in packages}
+    packaged = {path for folder, patterns in folders.items() for pattern in patterns for path in folder.glob(pattern)}
+    data = {
+        path for path in (REPO_ROOT / "helpers").rglob("*.*") if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    assert packaged == data

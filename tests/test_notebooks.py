@@ -12,7 +12,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from helpers import series
+from helpers import report, series
 from helpers.config import REPO_ROOT
 
 PATHS = series.notebook_paths()
@@ -49,6 +49,16 @@ def test_opening_and_closing(notebook: Any) -> None:
     assert re.search(r"约 \d+ 分钟；全部运行 classroom 约 [\d.]+ 分钟（2 核 CPU 实测），gpu 约 [\d.]+ 分钟", opening)
     assert "## 你现在知道" in closing and headings.count("## 练习") == 1
     assert "nav" in tags(notebook.cells[0]) and "nav" in tags(notebook.cells[-1])
+
+
+def test_the_gpu_minutes_of_the_openings_were_measured() -> None:
+    said = {
+        stem[:2]: float(minutes)
+        for stem, notebook in NOTEBOOKS.items()
+        for minutes in re.findall(r"gpu 约 ([\d.]+) 分钟（H100 实测", notebook.cells[1].source)
+    }
+    seconds = report.load("gpu_notebooks")["seconds"]
+    assert said == {number: pytest.approx(measured / 60, abs=0.6) for number, measured in seconds.items()}
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)

@@ -21,12 +21,12 @@ from helpers.report.fresh import run_fresh
 from helpers.report.step import decode_step
 
 
-@pytest.mark.parametrize("name", ["cpu", "gpu"])
+@pytest.mark.parametrize("name", ["cpu", "gpu", "gpu_notebooks"])
 def test_a_shipped_report_names_its_machine_versions_and_date(name: str) -> None:
     head = report.load(name)["machine"]
     assert head["date"] >= "2026-11-24"
     assert head["versions"]["vllm"].split("+")[0] == "0.32.0"
-    assert bool(head["gpu"]) == (name == "gpu")
+    assert bool(head["gpu"]) == (name != "cpu")
     assert head["cores"] and head["python"]
 
 
@@ -94,7 +94,7 @@ def test_the_cpu_report_is_made_of_pairs() -> None:
 
 
 def test_an_unknown_report_is_named() -> None:
-    with pytest.raises(BenchmarkError, match="cpu 和 gpu"):
+    with pytest.raises(BenchmarkError, match="cpu、gpu 和 gpu_notebooks"):
         report.load("tpu")
 
 

@@ -1,7 +1,9 @@
 """The course's own measured figures: `python -m helpers.report cpu` (`make bench`), `… gpu` (`make gpu-report`).
 
 `cpu.json` and `gpu.json` beside this file are such reports, from the machines that they name; the notebooks and the
-pictures read them.
+pictures read them. `gpu_notebooks.json` is what the notebooks showed when they ran on a GPU: `seconds` of each,
+`pairs` (output tok/s of the rounds of notebook 07, section 2) and `serve` (its section 3); `processes` was measured
+apart, with psutil while `vllm bench serve` ran: CPU cores that each process kept busy, the median of 0.5 s samples.
 """
 
 from __future__ import annotations
@@ -19,13 +21,13 @@ def load(name: str) -> dict[str, Any]:
     """Read a report that ships with the course.
 
     Args:
-        name: `cpu` or `gpu`.
+        name: `cpu`, `gpu` or `gpu_notebooks`.
 
     Raises:
         BenchmarkError: there is no such report.
     """
     path = Path(__file__).with_name(f"{name}.json")
     if not path.is_file():
-        raise BenchmarkError(f"没有 {path}：可选的报告是 cpu 和 gpu")
+        raise BenchmarkError(f"没有 {path}：可选的报告是 cpu、gpu 和 gpu_notebooks")
     report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return report
