@@ -1,13 +1,16 @@
-"""Settings that pytest and nbval need to run the notebooks as tests."""
+"""Settings that pytest and nbval need to run the tests, and the notebooks as tests."""
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from nbval.plugin import IPyNbCell, IPyNbFile
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # run in the background, Python and its children ignore it
 
 _start_kernel = IPyNbFile.setup
 

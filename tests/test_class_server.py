@@ -96,7 +96,8 @@ def raw(port: int, method: str, target: str, headers: dict[str, str]) -> tuple[i
 
 
 def calls(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "access.log").read_text().splitlines()]
+    *lines, _unfinished = (folder / "access.log").read_text().split("\n")
+    return [json.loads(line) for line in lines]
 
 
 def alive(everything: list[psutil.Process]) -> list[psutil.Process]:
