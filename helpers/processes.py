@@ -118,19 +118,29 @@ def end(state: State, *, timeout_s: float) -> list[psutil.Process]:
         with suppress(psutil.NoSuchProcess):
             if process.pid != os.getpid():
                 process.terminate()
-    psutil.wait_procs([p for p in members(state) if p.pid not in (keeper, os.getpid())], timeout=timeout_s)
+    _wait([p for p in members(state) if p.pid not in (keeper, os.getpid())], timeout_s)
     for last in (False, True):  # the keeper goes last: as long as it lives, the session can be listed
         rest = [p for p in members(state) if p.pid != os.getpid() and (last or p.pid != keeper)]
         if last:
-            rest = psutil.wait_procs(rest, timeout=2 * POLL_S + 1)[1]  # it leaves by itself, a moment after the server
+            rest = _wait(rest, 2 * POLL_S + 1)  # it leaves by itself, a moment after the server
         for process in rest:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(rest, timeout=KILL_WAIT_S)
+        _wait(rest, KILL_WAIT_S)
     with suppress(psutil.Error, ChildProcessError):  # a zombie keeper is no longer "living": reap it if it is our child
         if keeper != os.getpid() and psutil.Process(keeper).ppid() == os.getpid():
             psutil.Process(keeper).wait(timeout=0)
     return [process for process in members(state) if process.pid != os.getpid()]
+
+
+def _wait(group: Sequence[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Wait for processes to end; return those that have not. A zombie has: in a container, nobody may ever reap it."""
+    deadline = time.monotonic() + timeout_s
+    while left := [p for p in group if living((p.pid, p.create_time()))]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    return left
 
 
 def start_keeper(state_file: Path, *, env: dict[str, str], log: int) -> subprocess.Popen[bytes]:
@@ -158,12 +168,16 @@ def keep(state_file: Path) -> int:
         pid, born = ident(server.pid)
         state = replace(state, pid=pid, create_time=born, processes=[keeper, (pid, born)])
         state.write(state_file)
-        while server.poll() is None:
-            time.sleep(POLL_S)
+        while server.returncode is None:
+            with suppress(subprocess.TimeoutExpired):
+                server.wait(timeout=POLL_S)
             _end_if_unused(state_file)
     finally:
         end(state, timeout_s=ORPHAN_WAIT_S)
         code = server.wait() if server else 1
+        with suppress(ChildProcessError):  # none left
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
         left = State.read(state_file)
         if left and left.processes[:1] == [keeper] and left.users:  # nobody asked for this end: leave a note
             replace(left, exit_code=code).write(state_file)

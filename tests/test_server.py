@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -399,6 +400,23 @@ def test_a_recycled_pid_is_never_ended(make: Make) -> None:
         assert other.poll() is None
         processes.end(replace(stale, create_time=born, processes=[(pid, born)]), timeout_s=10)
         assert processes.living((pid, born)) is None
+
+
+def test_a_zombie_that_nobody_reaps_is_not_waited_for(make: Make) -> None:
+    """As in a container whose first process reaps no orphans."""
+    one = make()
+    slow = "trap 'sleep 1; exit' TERM; echo $$; while :; do sleep 0.1; done"
+    careless = f"import subprocess; subprocess.Popen(['bash', '-c', {slow!r}]); input()"
+    with subprocess.Popen([sys.executable, "-c", careless], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout
+        who = processes.ident(int(parent.stdout.readline()))
+        state = State(one.port, one.command.model, "r1", one.command.words, "x", [], *who, [(2**22 + 1, 0.0), who])
+        ending = threading.Thread(target=processes.end, args=(state,), kwargs={"timeout_s": 600}, daemon=True)
+        ending.start()
+        ending.join(DEADLINE_S)
+        assert not ending.is_alive()
+        assert psutil.Process(who[0]).status() == psutil.STATUS_ZOMBIE
+        parent.communicate(b"\n")
 
 
 def test_status_and_stop_on_the_command_line(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
