@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 
 __all__ = [
     "Ident", "State", "end", "ident", "keep", "lan_address", "living", "members", "port_is_free", "port_owner",
-    "start_keeper",
+    "start_keeper", "wait_ended",
 ]  # fmt: skip
 
 POLL_S = 0.5
@@ -106,6 +106,16 @@ def members(state: State) -> list[psutil.Process]:
     return [process for process in dict.fromkeys(known) if living((process.pid, process.create_time()))]
 
 
+def wait_ended(group: Sequence[psutil.Process], *, timeout_s: float) -> list[psutil.Process]:
+    """Wait for processes to end; return those that have not. A zombie has: in a container, nobody may ever reap it."""
+    deadline = time.monotonic() + timeout_s
+    while left := [p for p in group if living((p.pid, p.create_time()))]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    return left
+
+
 def end(state: State, *, timeout_s: float) -> list[psutil.Process]:
     """End a server: TERM to it, up to `timeout_s` seconds for everything to leave, then KILL; never this process.
 
@@ -118,29 +128,19 @@ def end(state: State, *, timeout_s: float) -> list[psutil.Process]:
         with suppress(psutil.NoSuchProcess):
             if process.pid != os.getpid():
                 process.terminate()
-    _wait([p for p in members(state) if p.pid not in (keeper, os.getpid())], timeout_s)
+    wait_ended([p for p in members(state) if p.pid not in (keeper, os.getpid())], timeout_s=timeout_s)
     for last in (False, True):  # the keeper goes last: as long as it lives, the session can be listed
         rest = [p for p in members(state) if p.pid != os.getpid() and (last or p.pid != keeper)]
         if last:
-            rest = _wait(rest, 2 * POLL_S + 1)  # it leaves by itself, a moment after the server
+            rest = wait_ended(rest, timeout_s=2 * POLL_S + 1)  # it leaves by itself, a moment after the server
         for process in rest:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        _wait(rest, KILL_WAIT_S)
+        wait_ended(rest, timeout_s=KILL_WAIT_S)
     with suppress(psutil.Error, ChildProcessError):  # a zombie keeper is no longer "living": reap it if it is our child
         if keeper != os.getpid() and psutil.Process(keeper).ppid() == os.getpid():
             psutil.Process(keeper).wait(timeout=0)
     return [process for process in members(state) if process.pid != os.getpid()]
-
-
-def _wait(group: Sequence[psutil.Process], timeout_s: float) -> list[psutil.Process]:
-    """Wait for processes to end; return those that have not. A zombie has: in a container, nobody may ever reap it."""
-    deadline = time.monotonic() + timeout_s
-    while left := [p for p in group if living((p.pid, p.create_time()))]:
-        if time.monotonic() > deadline:
-            break
-        time.sleep(0.05)
-    return left
 
 
 def start_keeper(state_file: Path, *, env: dict[str, str], log: int) -> subprocess.Popen[bytes]:

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import psutil
 
+from helpers.processes import wait_ended
+
 __all__ = ["end", "start"]
 
 PRELOAD = [  # what `vllm bench` needs in the end; importing it opens no CUDA device and starts no thread pool
@@ -54,7 +56,7 @@ def end(process: BaseProcess) -> None:
         family = []
     for member in family:
         member.terminate()
-    for survivor in psutil.wait_procs(family, timeout=TERMINATE_S)[1]:
+    for survivor in wait_ended(family, timeout_s=TERMINATE_S):
         survivor.kill()
     process.join()
 
