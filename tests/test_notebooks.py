@@ -58,7 +58,7 @@ def test_the_gpu_minutes_of_the_openings_were_measured() -> None:
         for minutes in re.findall(r"gpu 约 ([\d.]+) 分钟（H100 实测", notebook.cells[1].source)
     }
     seconds = report.load("gpu_notebooks")["seconds"]
-    assert said == {number: pytest.approx(measured / 60, abs=0.6) for number, measured in seconds.items()}
+    assert said == {number: pytest.approx(measured / 60, rel=0.1) for number, measured in seconds.items()}
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)

@@ -1,9 +1,10 @@
 """The course's own measured figures: `python -m helpers.report cpu` (`make bench`), `… gpu` (`make gpu-report`).
 
 `cpu.json` and `gpu.json` beside this file are such reports, from the machines that they name; the notebooks and the
-pictures read them. `gpu_notebooks.json` is what the notebooks showed when they ran on a GPU: `seconds` of each,
-`pairs` (output tok/s of the rounds of notebook 07, section 2) and `serve` (its section 3); `processes` was measured
-apart, with psutil while `vllm bench serve` ran: CPU cores that each process kept busy, the median of 0.5 s samples.
+pictures read them. `gpu_notebooks.json` is copied from the logs of notebooks that ran on a GPU: `seconds` of each
+(03 to 06 in an earlier session, on a card of the same kind), `pairs` (output tok/s of the rounds of notebook 07,
+section 2), `serve` (its section 3) and, from a script that ran after it, `processes`: the CPU cores that each process
+kept busy during `vllm bench serve`, by psutil, the median of 0.5 s samples.
 """
 
 from __future__ import annotations
