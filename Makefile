@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: tutorial test lab notebooks doctor bench gpu-report lock clean
 
 tutorial: $(READY)
-	@$(BIN)/python -m helpers.series run
+	@$(BIN)/python -m helpers.authoring.series run
 
 test: $(READY)
 	@$(BIN)/python -m pytest
@@ -21,18 +21,18 @@ lab: $(READY)
 	@$(BIN)/jupyter lab --ip 127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/01_environment.ipynb
 
 notebooks: $(READY)
-	@$(BIN)/python -m helpers.series rewrite && $(BIN)/python -m helpers.series index && \
-		$(BIN)/python -m helpers.cheatsheet
+	@$(BIN)/python -m helpers.authoring.series rewrite && $(BIN)/python -m helpers.authoring.series index && \
+		$(BIN)/python -m helpers.authoring.cheatsheet
 
 doctor: $(READY)
 	@$(BIN)/python -m helpers.doctor
 
 bench: $(READY)
-	@$(BIN)/python -m helpers.report cpu
+	@$(BIN)/python -m helpers.authoring.report cpu
 
 # for the environment of environment.yml; WEIGHTS says what the checkpoint holds, for example WEIGHTS="random weights"
 gpu-report:
-	@$(PYTHON) -m helpers.report gpu $(if $(WEIGHTS),--weights "$(WEIGHTS)")
+	@$(PYTHON) -m helpers.authoring.report gpu $(if $(WEIGHTS),--weights "$(WEIGHTS)")
 
 lock: $(READY)
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \

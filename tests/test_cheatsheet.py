@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from helpers import cheatsheet
+from helpers.authoring import cheatsheet
 from helpers.errors import TutorialError
 
 PAGE = cheatsheet.CHEATSHEET.read_text(encoding="utf-8")
@@ -34,7 +34,7 @@ def code(begin: str) -> str:
 
 
 def test_the_page_is_what_the_notebooks_say() -> None:
-    assert cheatsheet.sheet() == PAGE, "运行 python -m helpers.cheatsheet"
+    assert cheatsheet.sheet() == PAGE, "运行 python -m helpers.authoring.cheatsheet"
 
 
 def test_what_is_no_longer_found_is_named() -> None:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from helpers.classroom import corpus
-from helpers.classroom.corpus import Dialogue
+from helpers.authoring.model import corpus
+from helpers.authoring.model.corpus import Dialogue
 from helpers.config import CLASSROOM_MODEL_DIR
 from helpers.models import check_model
 from helpers.reasoning import split_think
@@ -91,7 +91,7 @@ def test_sums_that_it_was_never_shown() -> None:
 
 
 def test_training_never_shows_a_held_out_sum() -> None:
-    from helpers.classroom.train import epoch_examples
+    from helpers.authoring.model.train import epoch_examples
 
     rng = random.Random(7)
     shown = {prompt for _ in range(5) for prompt, _ in epoch_examples(rng)}

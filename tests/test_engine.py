@@ -17,7 +17,7 @@ pytestmark = pytest.mark.engine
 PROGRAM = """
 import sys
 from vllm import LLM, SamplingParams
-from helpers.classroom import corpus
+from helpers.authoring.model import corpus
 from helpers.config import CLASSROOM_MODEL_DIR
 
 llm = LLM(

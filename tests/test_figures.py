@@ -10,9 +10,11 @@ import warnings
 
 import matplotlib as mpl
 import pytest
+from matplotlib import style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from helpers import figures
+from helpers.authoring import figures
+from helpers.authoring.figures import batching
 from helpers.errors import ConfigError
 
 NAMES = sorted(figures.FIGURES)
@@ -24,7 +26,7 @@ def words(name: str) -> str:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_committed_picture_is_what_the_function_draws(name):
-    assert (figures.IMAGES_DIR / name).read_bytes() == figures.draw(name), "run: python -m helpers.figures"
+    assert (figures.IMAGES_DIR / name).read_bytes() == figures.draw(name), "run: python -m helpers.authoring.figures"
 
 
 def test_every_file_in_images_has_a_function():
@@ -34,7 +36,7 @@ def test_every_file_in_images_has_a_function():
 def test_bytes_do_not_depend_on_process_or_active_style(tmp_path):
     with mpl.rc_context({"font.size": 20, "svg.fonttype": "none", "font.family": "serif", "savefig.bbox": "tight"}):
         here = figures.draw("think_protocol.svg")
-    code = f"from helpers import figures, config; figures.main(__import__('pathlib').Path({str(tmp_path)!r}))"
+    code = f"from helpers.authoring import figures; figures.main(__import__('pathlib').Path({str(tmp_path)!r}))"
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONHASHSEED": "7"})
     assert (tmp_path / "think_protocol.svg").read_bytes() == here
     assert sorted(file.name for file in tmp_path.iterdir()) == NAMES
@@ -46,7 +48,7 @@ def test_text_is_legible(name):
     with mpl.rc_context(), warnings.catch_warnings():
         warnings.simplefilter("error")
         mpl.rcdefaults()
-        mpl.rcParams.update(figures.STYLE)
+        style.use(figures.STYLE)
         figure = figures.FIGURES[name]()
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
@@ -70,18 +72,18 @@ def test_unknown_picture_lists_the_known_ones():
 
 
 def test_busy_share_of_the_two_batchings():
-    static = figures.simulate_static(figures.OUTPUT_TOKENS, figures.SLOTS)
-    continuous = figures.simulate_continuous(figures.OUTPUT_TOKENS, figures.SLOTS)
+    static = batching.simulate_static(batching.OUTPUT_TOKENS, batching.SLOTS)
+    continuous = batching.simulate_continuous(batching.OUTPUT_TOKENS, batching.SLOTS)
     assert (max(run.end for run in static), max(run.end for run in continuous)) == (14, 9)  # 8 + 6; by hand
-    assert figures.busy_percent(static, 4) == pytest.approx(100 * 33 / 56)
-    assert figures.busy_percent(continuous, 4) == pytest.approx(100 * 33 / 36)
+    assert batching.busy_percent(static, 4) == pytest.approx(100 * 33 / 56)
+    assert batching.busy_percent(continuous, 4) == pytest.approx(100 * 33 / 36)
     shown = words("continuous_batching.svg")
     assert "14 steps, slots 59 % busy" in shown
     assert "9 steps, slots 92 % busy" in shown
     assert "5 steps earlier" in shown
 
 
-@pytest.mark.parametrize("simulate", [figures.simulate_static, figures.simulate_continuous])
+@pytest.mark.parametrize("simulate", [batching.simulate_static, batching.simulate_continuous])
 @pytest.mark.parametrize("lengths", [(5,), (3, 8, 2, 5, 6, 2, 4, 3), (1, 1, 1, 9, 9, 2, 7)])
 def test_simulations_run_every_request_once_and_one_per_slot(simulate, lengths):
     runs = simulate(lengths, 3)
@@ -92,9 +94,9 @@ def test_simulations_run_every_request_once_and_one_per_slot(simulate, lengths):
 
 
 def test_static_waits_for_the_longest_and_continuous_never_waits():
-    static = figures.simulate_static((1, 9, 4), 2)
+    static = batching.simulate_static((1, 9, 4), 2)
     assert [run.start for run in static] == [0, 0, 9]
-    continuous = figures.simulate_continuous((1, 9, 4), 2)
+    continuous = batching.simulate_continuous((1, 9, 4), 2)
     assert [run.start for run in continuous] == [0, 0, 1]
 
 

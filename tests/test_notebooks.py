@@ -12,7 +12,8 @@ from typing import Any
 import nbformat
 import pytest
 
-from helpers import report, series
+from helpers import report
+from helpers.authoring import series
 from helpers.config import REPO_ROOT
 
 PATHS = series.notebook_paths()

@@ -16,9 +16,10 @@ from helpers import get_profile, report
 from helpers.config import CLASSROOM_MODEL_DIR
 from helpers.errors import BenchmarkError
 from helpers.models import SEVEN_B_CONFIG, model_size
-from helpers.report import cpu, gpu, machine
+from helpers.authoring.report import cpu, gpu
+from helpers.report import machine
 from helpers.report.fresh import run_fresh
-from helpers.report.step import decode_step
+from helpers.authoring.report.step import decode_step
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu", "gpu_notebooks"])

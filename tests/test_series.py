@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from helpers import series
+from helpers.authoring import series
 from helpers.errors import TutorialError
 
 METADATA = {"kernelspec": {"name": "vllm-tutorial", "display_name": "vLLM Tutorial"}}

@@ -13,7 +13,8 @@ import nbformat
 import pytest
 from test_class_server import AT_ONCE, GREEDY, LEARNERS
 
-from helpers import class_server, series
+from helpers import class_server
+from helpers.authoring import series
 from helpers.bench import spread
 from helpers.config import REPO_ROOT, get_profile
 from helpers.exercises import EXERCISES
@@ -149,7 +150,7 @@ def test_a_computed_number_stands_as_computed(phrase: str) -> None:
 def test_the_old_benchmark_measures_what_the_handbook_says() -> None:
     stored = "".join(str(cell.get("outputs", "")) for cell in CELLS["07"])
     found = re.findall(r"asked for (\d+) tokens, measured (\d+)", stored)
-    assert found, "07 的输出还没有存：python -m helpers.series rewrite 07"
+    assert found, "07 的输出还没有存：python -m helpers.authoring.series rewrite 07"
     assert "要的是 {} 个 token，测的却是 {} 个".format(*found[0]) in TEACHING
 
 

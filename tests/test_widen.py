@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from helpers.classroom import corpus
-from helpers.classroom.widen import widen
+from helpers.authoring.model import corpus
+from helpers.authoring.model.widen import widen
 from helpers.config import CLASSROOM_MODEL_DIR
 from helpers.errors import ModelError
 from helpers.models import SEVEN_B_CONFIG, model_size

@@ -1,4 +1,4 @@
-"""The course's own measured figures: `python -m helpers.report cpu` (`make bench`), `… gpu` (`make gpu-report`).
+"""The course's own measured figures: `python -m helpers.authoring.report cpu` (`make bench`), `… gpu` (`make gpu-report`).
 
 `cpu.json` and `gpu.json` beside this file are such reports, from the machines that they name; the notebooks and the
 pictures read them. `gpu_notebooks.json` is copied from the logs of notebooks that ran on a GPU: `seconds` of each

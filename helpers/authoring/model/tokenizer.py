@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import Qwen2Tokenizer
 
-from helpers.classroom.corpus import ASSISTANT, BOS, EOS, USER
+from helpers.authoring.model.corpus import ASSISTANT, BOS, EOS, USER
 
 __all__ = ["build_tokenizer"]
 

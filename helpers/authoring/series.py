@@ -1,4 +1,4 @@
-"""Running the whole series: `python -m helpers.series run | rewrite | index`.
+"""Running the whole series: `python -m helpers.authoring.series run | rewrite | index`.
 
 `run` executes every notebook and leaves the executed copies under `build/`; `rewrite` executes them in place, and the
 solutions of their exercises, so that the stored outputs come from one clean run; `index` writes the previous/next bars

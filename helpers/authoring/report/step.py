@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.errors import BenchmarkError
-from helpers.report.pairs import generate
+from helpers.authoring.report.pairs import generate
 
 __all__ = ["decode_step", "profiled_step"]
 

@@ -1,6 +1,6 @@
 """A model of the shape of R1-Distill-Qwen-7B that answers as the classroom model does.
 
-`python -m helpers.classroom.widen TARGET [--random]` writes 15 GB. On a GPU machine without the real weights it lets
+`python -m helpers.authoring.model.widen TARGET [--random]` writes 15 GB. On a GPU machine without the real weights it lets
 the notebooks run at the real size and speed; these are NOT DeepSeek's weights, and TARGET says so.
 
 How a small model sits in a large one without changing what it computes, up to the order of sums:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["widen"]
 
-NOTE = "教学用：形状是 DeepSeek-R1-Distill-Qwen-7B 的，权重不是，里面是{}。由 helpers.classroom.widen 生成。"
+NOTE = "教学用：形状是 DeepSeek-R1-Distill-Qwen-7B 的，权重不是，里面是{}。由 helpers.authoring.model.widen 生成。"
 COPIED = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 CONSTANT = 2.0**-10  # adds 1e-6 to a sum of squares that is in the hundreds
 ENLARGED = 2.0**10  # its weight in the last norm

@@ -14,11 +14,11 @@ from helpers.config import Profile
 from helpers.errors import BenchmarkError
 from helpers.models import find_model, model_size
 from helpers.report.fresh import run_fresh
-from helpers.report.limits import limits
+from helpers.authoring.report.limits import limits
 from helpers.report.machine import describe
-from helpers.report.pairs import pairs
+from helpers.authoring.report.pairs import pairs
 from helpers.report.startup import stages
-from helpers.report.step import profiled_step
+from helpers.authoring.report.step import profiled_step
 from helpers.server import VLLMServer, free_port, serve_command
 
 __all__ = ["measure"]

@@ -1,4 +1,4 @@
-"""Train the classroom model from scratch: `python -m helpers.classroom.train [--out DIR]`.
+"""Train the classroom model from scratch: `python -m helpers.authoring.model.train [--out DIR]`.
 
 Six to nine minutes on two CPU cores (measured). Another machine or number of threads may give other weights; they must
 pass the same tests (`pytest tests/test_classroom.py`).
@@ -16,9 +16,9 @@ import torch
 from tqdm import tqdm
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from helpers.classroom import corpus
-from helpers.classroom.corpus import Dialogue
-from helpers.classroom.tokenizer import build_tokenizer
+from helpers.authoring.model import corpus
+from helpers.authoring.model.corpus import Dialogue
+from helpers.authoring.model.tokenizer import build_tokenizer
 from helpers.config import CLASSROOM_MODEL_DIR
 
 __all__ = ["train"]

@@ -1,4 +1,4 @@
-"""The commands of the series on one printed page: `python -m helpers.cheatsheet` writes notebooks/CHEATSHEET.html.
+"""The commands of the series on one printed page: `python -m helpers.authoring.cheatsheet` writes notebooks/CHEATSHEET.html.
 
 Nothing is typed here twice: each command is looked up in the notebook that teaches it, by how it begins, or built by
 the function that the notebook shows, with the settings of the `gpu` profile.
@@ -22,7 +22,7 @@ import nbformat
 from helpers.bench import serving_command
 from helpers.config import AUTODL_DATA_DISK, REPO_ROOT, Profile, get_profile
 from helpers.errors import TutorialError
-from helpers.series import NOTEBOOKS_DIR, notebook_paths
+from helpers.authoring.series import NOTEBOOKS_DIR, notebook_paths
 from helpers.server import serve_command
 
 __all__ = ["CHEATSHEET", "find", "sheet"]

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from helpers.bench import spread
-from helpers.palette import BLUE, GREY, LINE, MUTED, ORANGE, TEAL, WIDTH
+from helpers.authoring.figures.canvas import BLUE, GREY, LINE, MUTED, ORANGE, TEAL, WIDTH
 from helpers.report import load
 from helpers.roofline import decode_limit
 

@@ -18,13 +18,13 @@ import nbformat
 from openai import AsyncOpenAI, OpenAI
 from tqdm import tqdm
 
-from helpers import series
+from helpers.authoring import series
 from helpers.bench import paired_ratio, spread
 from helpers.config import REPO_ROOT, Profile
 from helpers.models import find_model
 from helpers.report.fresh import run_fresh
 from helpers.report.machine import describe
-from helpers.report.pairs import pairs
+from helpers.authoring.report.pairs import pairs
 from helpers.report.startup import stages
 from helpers.server import VLLMServer, free_port, serve_command
 

@@ -1,0 +1,1 @@
+"""Measuring: `python -m helpers.authoring.report cpu` (`make bench`) and `… gpu` (`make gpu-report`)."""
