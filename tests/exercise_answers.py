@@ -15,9 +15,9 @@ from typing import Any
 import httpx
 from exercise_kit import LIMIT, rendered
 
+from helpers.bench.roofline import decode_limit, weights_read
 from helpers.models import SEVEN_B_CONFIG, model_size
 from helpers.reasoning import read_message, split_think
-from helpers.roofline import decode_limit, weights_read
 
 SERVER, ENGINE = object(), object()
 GIB = 1024**3

@@ -33,11 +33,14 @@ import openai
 import psutil
 import pytest
 
-from helpers import class_files, class_server, processes, server
+from helpers.classroom import server as class_server
+from helpers.classroom.keys import add_keys, read_keys, write_conf, write_map
 from helpers.config import CLASSROOM_MODEL_DIR, REPO_ROOT
 from helpers.errors import ServerError
-from helpers.processes import State
 from helpers.server import free_port, serve_command
+from helpers.server import local as server
+from helpers.server import state as processes
+from helpers.server.state import State
 
 FAKE = [sys.executable, str(Path(__file__).parent / "fakes" / "fake_vllm.py")]
 UPSTREAM_KEY = "the-internal-key"
@@ -120,7 +123,7 @@ def test_keys_are_private_and_only_the_new_ones_are_shown(folder: Path, capsys: 
     first = dict(line.split() for line in capsys.readouterr().out.splitlines())
     assert list(first)[::29] == ["learner-01", "learner-30"]
     assert len(set(first.values())) == 30 and min(map(len, first.values())) >= 22
-    assert class_files.read_keys(folder) == first
+    assert read_keys(folder) == first
     assert stat.S_IMODE((folder / "keys.txt").stat().st_mode) == 0o600
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
@@ -129,9 +132,9 @@ def test_keys_are_private_and_only_the_new_ones_are_shown(folder: Path, capsys: 
     assert class_server.main(["keys", "2"]) == 0
     new = dict(line.split() for line in capsys.readouterr().out.splitlines())
     assert list(new) == ["learner-02", "learner-31"]
-    assert class_files.read_keys(folder)["安娜"] == first["learner-02"]
+    assert read_keys(folder)["安娜"] == first["learner-02"]
     assert "# a note\n" in (folder / "keys.txt").read_text()
-    class_files.write_map(folder)
+    write_map(folder)
     assert stat.S_IMODE((folder / "learners.conf").stat().st_mode) == 0o600
 
 
@@ -146,7 +149,7 @@ def test_a_bad_line_of_the_keys_file_is_named_by_its_number(folder: Path, line: 
     folder.mkdir()
     (folder / "keys.txt").write_text(f"known 0123456789abcdef-known\n{line}\n")
     with pytest.raises(ServerError, match="第 2 行") as caught:
-        class_files.read_keys(folder)
+        read_keys(folder)
     assert "0123456789" not in str(caught.value)
 
 
@@ -170,12 +173,12 @@ def test_what_is_missing_is_told(
         assert class_server.main([action]) == 1
         return capsys.readouterr().err
 
-    assert "没有在运行" in says("reload") if class_files.add_keys(folder, 1) else ""
+    assert "没有在运行" in says("reload") if add_keys(folder, 1) else ""
     (folder / "keys.txt").unlink()
     (tmp_path / "nginx").write_text("#!/bin/sh\n")
     (tmp_path / "nginx").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "class_server keys 30" in says("start")
+    assert "helpers.classroom.server keys 30" in says("start")
     monkeypatch.setenv("PATH", str(folder))
     monkeypatch.setattr(class_server, "SBIN", str(folder))
     assert "apt-get install -y nginx" in says("start")
@@ -226,18 +229,16 @@ class Front:
 def front(folder: Path, nginx: str) -> Iterator[Front]:
     """The real nginx with its real settings before `Upstream`."""
     port = a_port()
-    class_files.add_keys(folder, 3)
-    class_files.write_map(folder)
+    add_keys(folder, 3)
+    write_map(folder)
     Upstream.go_on.clear()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Upstream) as upstream:
         threading.Thread(target=upstream.serve_forever, daemon=True).start()
-        class_files.write_conf(
-            folder, host="127.0.0.1", port=port, upstream_port=upstream.server_port, upstream_key=UPSTREAM_KEY
-        )
+        write_conf(folder, host="127.0.0.1", port=port, upstream_port=upstream.server_port, upstream_key=UPSTREAM_KEY)
         with (folder / "nginx.log").open("wb") as log:
             running = subprocess.Popen([nginx, "-p", str(folder), "-c", "nginx.conf"], stderr=log)
         until(lambda: not processes.port_is_free(port))
-        yield Front(port, class_files.read_keys(folder), folder)
+        yield Front(port, read_keys(folder), folder)
         Upstream.go_on.set()
         running.terminate()
         running.wait(DEADLINE_S)
@@ -286,9 +287,7 @@ def test_the_rate_of_one_learner_is_limited_and_of_no_other(front: Front) -> Non
 
 
 def test_an_engine_that_is_gone_is_told_in_json(front: Front, nginx: str) -> None:
-    class_files.write_conf(
-        front.folder, host="127.0.0.1", port=front.port, upstream_port=a_port(), upstream_key=UPSTREAM_KEY
-    )
+    write_conf(front.folder, host="127.0.0.1", port=front.port, upstream_port=a_port(), upstream_key=UPSTREAM_KEY)
     subprocess.run([nginx, "-p", str(front.folder), "-c", "nginx.conf", "-s", "reload"], check=True)
     answers: list[httpx.Response] = []
     until(lambda: answers.append(front.post("learner-01")) or answers[-1].status_code == 502)
@@ -336,7 +335,7 @@ def fake_engine(folder: Path, nginx: str, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(class_server, "serve_command", fake_command)
     monkeypatch.setenv("TUTORIAL_MODEL_DIR", str(CLASSROOM_MODEL_DIR))
     monkeypatch.setenv("TUTORIAL_PROFILE", "classroom")
-    class_files.add_keys(folder, 1)
+    add_keys(folder, 1)
     yield a_port()
     class_server.stop()
     until(lambda: not [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in str(p.info["cmdline"])])
@@ -413,7 +412,7 @@ class Class:
 
     @property
     def keys(self) -> list[str]:
-        return list(class_files.read_keys(self.folder).values())
+        return list(read_keys(self.folder).values())
 
 
 @pytest.fixture(scope="module")
@@ -423,7 +422,7 @@ def klass(nginx: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clas
         patch.setattr(class_server, "CLASS_DIR", folder / "class")
         patch.setattr(server, "STATE_DIR", folder / "servers")
         patch.setenv("TUTORIAL_PROFILE", "classroom")
-        class_files.add_keys(folder / "class", LEARNERS + 1)  # one to be revoked
+        add_keys(folder / "class", LEARNERS + 1)  # one to be revoked
         port = a_port()
         class_server.start(port=port)
         _, engine, everything = both(folder / "class")
@@ -590,7 +589,7 @@ def test_a_greedy_learner_starves_nobody(klass: Class) -> None:
 
 @pytest.mark.engine
 def test_a_revoked_key_is_refused_while_the_server_goes_on(klass: Class) -> None:
-    keys = class_files.read_keys(klass.folder)
+    keys = read_keys(klass.folder)
     (kept, key), *_, (name, revoked) = keys.items()
     assert raw(klass.port, "GET", "/v1/models", bearer(revoked))[0] == 200
     body = {"model": "r1", "prompt": "1", "max_tokens": 600, "ignore_eos": True, "stream": True}

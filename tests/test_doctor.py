@@ -17,7 +17,7 @@ import pytest
 from helpers.config import REPO_ROOT, get_profile
 from helpers.doctor import Check, install, machine, probe, render, run_checks
 from helpers.doctor import gpu as card
-from helpers.doctor.report import GIB, display_width
+from helpers.doctor.check import GIB, display_width
 from helpers.errors import ConfigError
 from helpers.models import SEVEN_B_CONFIG, model_size
 

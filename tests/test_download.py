@@ -13,9 +13,9 @@ import pytest
 from download_kit import MODEL_ID, WEIGHTS, Fault, make_model, start_download
 from modelscope_hub.config import set_default_config
 
+from helpers.classroom.mirror import Mirror
 from helpers.config import Profile, get_profile
 from helpers.errors import ModelError
-from helpers.mirror import Mirror
 from helpers.models import check_model, explain_download_error, find_model
 
 

@@ -14,8 +14,8 @@ import openai
 import pytest
 
 from helpers.bench import SERVING_FIELDS
+from helpers.bench.load import load_test
 from helpers.errors import BenchmarkError
-from helpers.load import load_test
 
 FIRST_S, GAP_S = 0.05, 0.01
 

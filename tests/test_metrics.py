@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from helpers.bench.metrics import MetricsWatch, scrape
 from helpers.errors import ServerError
-from helpers.metrics import MetricsWatch, scrape
 
 TEXT = """\
 # TYPE vllm:num_requests_running gauge

@@ -1,4 +1,4 @@
-"""helpers.mirror: the protocol, streaming, and that nobody gets out of its folder."""
+"""helpers.classroom.mirror: the protocol, streaming, and that nobody gets out of its folder."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from download_kit import MODEL_ID, ROOT, WEIGHTS, make_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.classroom.mirror import Mirror, main
+from helpers.classroom.mirror_app import find_file
 from helpers.errors import DownloadError
-from helpers.mirror import Mirror, main
-from helpers.mirror_app import find_file
 
 SECRET = b"TOP SECRET"
 API = "/api/v1/models"
@@ -293,10 +293,10 @@ def test_any_name_is_inside_or_nothing(name: str, root: Path) -> None:
 
 @pytest.fixture
 def command_line(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`python -m helpers.mirror` with a model and a file of 400 MB, and the endpoint from the line for learners."""
+    """The mirror's command with a model and a file of 400 MB, and the endpoint from the line for learners."""
     with (make_model(tmp_path / MODEL_ID) / "big.bin").open("wb") as big:
         big.truncate(400_000_000)
-    command = [sys.executable, "-m", "helpers.mirror", str(tmp_path), "--port", "0"]
+    command = [sys.executable, "-m", "helpers.classroom.mirror", str(tmp_path), "--port", "0"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         found = None

@@ -257,6 +257,7 @@ def test_importing_loads_no_engine_and_no_sdk() -> None:
     import subprocess
     import sys
 
-    code = "import json, sys, helpers.models, helpers.mirror; print(json.dumps([m.split('.')[0] for m in sys.modules]))"
+    code = "import json, sys, helpers.models, helpers.classroom.mirror; "
+    code += "print(json.dumps([m.split('.')[0] for m in sys.modules]))"
     loaded = json.loads(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
     assert not {"torch", "vllm", "modelscope", "modelscope_hub", "transformers", "numpy"} & set(loaded)

@@ -12,8 +12,8 @@ from typing import Any
 import nbformat
 import pytest
 
-from helpers import report
 from helpers.authoring import series
+from helpers.bench import measured
 from helpers.config import REPO_ROOT
 
 PATHS = series.notebook_paths()
@@ -58,7 +58,7 @@ def test_the_gpu_minutes_of_the_openings_were_measured() -> None:
         for stem, notebook in NOTEBOOKS.items()
         for minutes in re.findall(r"gpu 约 ([\d.]+) 分钟（H100 实测", notebook.cells[1].source)
     }
-    seconds = report.load("gpu_notebooks")["seconds"]
+    seconds = measured("gpu_notebooks")["seconds"]
     assert said == {number: pytest.approx(measured / 60, rel=0.1) for number, measured in seconds.items()}
 
 

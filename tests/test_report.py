@@ -12,19 +12,19 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from helpers import get_profile, report
+from helpers import get_profile, machine
+from helpers.authoring.report import cpu, gpu
+from helpers.authoring.report.step import decode_step
+from helpers.bench import measured
+from helpers.bench.fresh import run_fresh
 from helpers.config import CLASSROOM_MODEL_DIR
 from helpers.errors import BenchmarkError
 from helpers.models import SEVEN_B_CONFIG, model_size
-from helpers.authoring.report import cpu, gpu
-from helpers.report import machine
-from helpers.report.fresh import run_fresh
-from helpers.authoring.report.step import decode_step
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu", "gpu_notebooks"])
 def test_a_shipped_report_names_its_machine_versions_and_date(name: str) -> None:
-    head = report.load(name)["machine"]
+    head = measured(name)["machine"]
     assert head["date"] >= "2026-11-24"
     assert head["versions"]["vllm"].split("+")[0] == "0.32.0"
     assert bool(head["gpu"]) == (name != "cpu")
@@ -32,7 +32,7 @@ def test_a_shipped_report_names_its_machine_versions_and_date(name: str) -> None
 
 
 def test_the_gpu_report_says_what_its_weights_are_and_repeats_every_size() -> None:
-    found = report.load("gpu")
+    found = measured("gpu")
     assert found["weights"] == "random weights"
     assert {len(row["output_tok_per_s"]) for row in found["pairs"]} == {5}
     assert {(row["engine"], row["prompts"]) for row in found["pairs"]} >= {
@@ -41,7 +41,7 @@ def test_the_gpu_report_says_what_its_weights_are_and_repeats_every_size() -> No
 
 
 def test_the_gpu_report_has_the_curve_the_starts_and_a_decode_step() -> None:
-    found = report.load("gpu")
+    found = measured("gpu")
     assert [point["concurrency"] for point in found["curve"]] == [1, 2, 4, 8, 16, 32, 64, 128, 256]
     assert list(found["startup"]) == ["cold", "warm", "eager", "server_ready_s"]
     assert found["step"]["steps"] == 64
@@ -90,13 +90,13 @@ def test_what_is_measured_stays_when_a_later_part_fails(
 
 
 def test_the_cpu_report_is_made_of_pairs() -> None:
-    for row in report.load("cpu")["figures"]:
+    for row in measured("cpu")["figures"]:
         assert len(row["ours"]) == len(row["theirs"]) >= 1, row["name"]
 
 
 def test_an_unknown_report_is_named() -> None:
     with pytest.raises(BenchmarkError, match="cpu、gpu 和 gpu_notebooks"):
-        report.load("tpu")
+        measured("tpu")
 
 
 def test_pairs_are_measured_in_turn() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from helpers import roofline
+from helpers.bench import roofline
 from helpers.models import SEVEN_B_CONFIG
 
 READ = 7_615_616_512 - 152_064 * 3584  # all parameters but the input embedding

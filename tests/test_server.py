@@ -1,4 +1,4 @@
-"""`helpers.server` and `helpers.processes` against a stand-in: faults that the real server shows slowly or never."""
+"""`helpers.server` and `helpers.server.state` against a stand-in: faults that the real server shows slowly or never."""
 
 import json
 import os
@@ -17,10 +17,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from helpers import get_profile, processes, server, server_log
+from helpers import get_profile
 from helpers.errors import ServerError
-from helpers.processes import State
 from helpers.server import VLLMServer, free_port, serve_command
+from helpers.server import local as server
+from helpers.server import log as server_log
+from helpers.server import state as processes
+from helpers.server.state import State
 
 FAKE = [sys.executable, str(Path(__file__).parent / "fakes" / "fake_vllm.py")]
 DEADLINE_S = 60.0

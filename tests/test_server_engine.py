@@ -15,11 +15,13 @@ import httpx
 import psutil
 import pytest
 
-from helpers import get_profile, processes, server
+from helpers import get_profile
 from helpers.config import CLASSROOM_MODEL_DIR
 from helpers.errors import ServerError
-from helpers.processes import State
 from helpers.server import VLLMServer, free_port, serve_command
+from helpers.server import local as server
+from helpers.server import state as processes
+from helpers.server.state import State
 
 pytestmark = pytest.mark.engine
 

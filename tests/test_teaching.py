@@ -13,14 +13,13 @@ import nbformat
 import pytest
 from test_class_server import AT_ONCE, GREEDY, LEARNERS
 
-from helpers import class_server
 from helpers.authoring import series
-from helpers.bench import spread
+from helpers.bench import measured, spread
+from helpers.bench.roofline import decode_limit
+from helpers.classroom import server as class_server
 from helpers.config import REPO_ROOT, get_profile
 from helpers.exercises import EXERCISES
 from helpers.models import GIB, SEVEN_B_CONFIG, model_size
-from helpers.report import load
-from helpers.roofline import decode_limit
 
 TEACHING = (series.NOTEBOOKS_DIR / "TEACHING.md").read_text(encoding="utf-8")
 README = (REPO_ROOT / "README.md").read_text(encoding="utf-8")
@@ -124,7 +123,7 @@ def phrases() -> Iterator[str]:
     yield f"权重有 {gb:.1f} GB，千兆网上一份至少 {gb * 8:.0f} 秒"
     assert 30 * gb * 8 / 3600 == pytest.approx(1, abs=0.05)  # "三十份就是一个小时"
 
-    conf = (REPO_ROOT / "helpers" / "class_server.conf").read_text(encoding="utf-8")
+    conf = (REPO_ROOT / "helpers" / "nginx.conf").read_text(encoding="utf-8")
     [rate], [at_once] = re.findall(r"rate=(\d+)r/s", conf), re.findall(r"limit_conn running (\d+)", conf)
     assert int(at_once) == AT_ONCE
     yield f"一个人最多同时 {at_once} 个请求，每秒 {rate} 个"
@@ -157,9 +156,15 @@ def test_the_old_benchmark_measures_what_the_handbook_says() -> None:
 def test_the_commands_are_those_of_the_readme_and_exist() -> None:
     fences = "".join(re.findall(r"```bash\n(.*?)```", TEACHING, re.DOTALL))
     for line in fences.splitlines():
-        assert line.strip() in README or line.strip().startswith(("python -m helpers.mirror ", "ssh -CN -L ")), line
-    called = set(re.findall(r"python -m (helpers\.\w+) (keys|start|reload|stop|status)\b", TEACHING))
-    assert called >= {("helpers.class_server", "start"), ("helpers.class_server", "stop"), ("helpers.server", "stop")}
+        assert line.strip() in README or line.strip().startswith(
+            ("python -m helpers.classroom.mirror ", "ssh -CN -L ")
+        ), line
+    called = set(re.findall(r"python -m (helpers[.\w]+) (keys|start|reload|stop|status)\b", TEACHING))
+    assert called >= {
+        ("helpers.classroom.server", "start"),
+        ("helpers.classroom.server", "stop"),
+        ("helpers.server", "stop"),
+    }
     for module, action in called:
         command = [sys.executable, "-m", module, action, "--help"]
         subprocess.run(command, check=True, capture_output=True, cwd=REPO_ROOT)
@@ -186,11 +191,11 @@ def test_the_handbook_stays_short() -> None:
 
 
 def test_the_gpu_figures_are_those_of_the_report() -> None:
-    curve = {point["concurrency"]: point for point in load("gpu")["curve"]}
+    curve = {point["concurrency"]: point for point in measured("gpu")["curve"]}
     for n, says in ((32, "32 个并发合计 {} tok/s，首 token 延迟的中位数是 {} 秒"), (64, "64 个并发 {} tok/s，{} 秒")):
         speed = str(spread([curve[n]["output_tok_per_s"]])).split()[0]
         assert says.format(speed, round(curve[n]["ttft_p50_ms"] / 1000, 2)) in TEACHING
-    again = {point["concurrency"]: point for point in load("gpu_notebooks")["serve"]}
+    again = {point["concurrency"]: point for point in measured("gpu_notebooks")["serve"]}
     means = [f"{run[64]['ttft_mean_ms'] / 1000:.2f} 秒" for run in (curve, again)]
     assert f"64 个并发的平均值，这一次是 {means[0]}，另一次（权重换成撑大的教室模型）是 {means[1]}" in TEACHING
     each = {n: point["output_tok_per_s"] / n for n, point in curve.items()}

@@ -1,1 +1,1 @@
-"""For those who write the course: its notebooks' index, its pictures, its measurements, its model. No notebook imports this."""
+"""For those who write the course: its index, its pictures, its measurements, its model. No notebook imports this."""

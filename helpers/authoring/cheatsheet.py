@@ -1,4 +1,4 @@
-"""The commands of the series on one printed page: `python -m helpers.authoring.cheatsheet` writes notebooks/CHEATSHEET.html.
+"""The commands of the series on one printed page, notebooks/CHEATSHEET.html: `python -m helpers.authoring.cheatsheet`.
 
 Nothing is typed here twice: each command is looked up in the notebook that teaches it, by how it begins, or built by
 the function that the notebook shows, with the settings of the `gpu` profile.
@@ -19,10 +19,10 @@ from typing import Any
 
 import nbformat
 
+from helpers.authoring.series import NOTEBOOKS_DIR, notebook_paths
 from helpers.bench import serving_command
 from helpers.config import AUTODL_DATA_DISK, REPO_ROOT, Profile, get_profile
 from helpers.errors import TutorialError
-from helpers.authoring.series import NOTEBOOKS_DIR, notebook_paths
 from helpers.server import serve_command
 
 __all__ = ["CHEATSHEET", "find", "sheet"]
@@ -83,7 +83,7 @@ def _entries() -> dict[str, dict[str, str]]:
         },
         "02": {
             "下载；断了、坏了，就再运行一次": find("02", "from modelscope", "model_dir = snapshot_download"),
-            "把下载好的模型分给全班": find("02", "python -m helpers.mirror"),
+            "把下载好的模型分给全班": find("02", "python -m helpers.classroom.mirror"),
         },
         "03": {
             "建引擎，只建一次；正式部署去掉 enforce_eager": find("03", "from vllm", "llm = LLM("),

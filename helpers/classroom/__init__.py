@@ -1,1 +1,1 @@
-"""The classroom model: a ~1 M-parameter reasoning model that speaks DeepSeek-R1's protocol."""
+"""What a class needs: the classroom model that ships with the course, a mirror for downloads, one server for all."""

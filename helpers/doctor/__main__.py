@@ -9,8 +9,8 @@ from dataclasses import asdict
 
 from helpers.config import get_profile
 from helpers.doctor import render, run_checks
+from helpers.doctor.check import failed
 from helpers.doctor.install import PROFILE
-from helpers.doctor.report import failed
 from helpers.errors import ConfigError
 
 

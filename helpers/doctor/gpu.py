@@ -7,17 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from helpers.doctor.report import GIB, Check, failed, ok, warned
+from helpers.doctor.check import Check, failed, ok, warned
+from helpers.machine import SmiAnswer
+from helpers.models.size import GIB, RUNTIME_GIB
 
 __all__ = [
-    "APP_QUERY", "GPU_QUERY", "RUNTIME_GIB", "Gpu", "GpuApp", "SmiAnswer", "check_capability", "check_driver",
+    "APP_QUERY", "GPU_QUERY", "Gpu", "GpuApp", "check_capability", "check_driver",
     "check_gpu_fit", "check_gpu_free", "parse_apps", "parse_gpus", "visible_gpus",
 ]  # fmt: skip
 
 # The name stands last: it alone may hold a comma.
 GPU_QUERY: Final = "index,uuid,driver_version,memory.total,memory.free,compute_cap,mig.mode.current,name"
 APP_QUERY: Final = "pid,used_memory,gpu_uuid,process_name"
-RUNTIME_GIB: Final = 1.5  # estimate: CUDA context, activations and CUDA graphs of a 7B model
 DRIVER, CARD, FIT, FREE = "显卡驱动", "显卡型号", "显存够不够", "空闲显存"
 USE_CPU: Final = "没有显卡也能学：export TUTORIAL_PROFILE=classroom"
 CU129: Final = (
@@ -33,14 +34,6 @@ SMI_ERRORS: Final = (
     ("Unknown Error", "容器和显卡失去了联系", "重启容器；AutoDL：在控制台重启实例"),
     ("Insufficient Permissions", "没有权限读取显卡信息", "用启动实例的用户运行，或向管理员要权限"),
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class SmiAnswer:
-    """What one call of `nvidia-smi` gave: `status` is None when it is not installed, 124 when it hung."""
-
-    status: int | None
-    output: str
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import InvalidVersion, Version
 
 from helpers.config import Profile
-from helpers.doctor.report import Check, failed, ok, warned
+from helpers.doctor.check import Check, failed, ok, warned
 
 __all__ = ["PACKAGES", "check_model_files", "check_packages", "check_profile", "check_python", "read_pins"]
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
-import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -14,38 +12,15 @@ from typing import Final
 import psutil
 
 from helpers.config import REPO_ROOT
-from helpers.doctor.gpu import SmiAnswer
-from helpers.doctor.machine import Listener, VllmProcess, cgroup_free, looks_like_vllm
+from helpers.doctor.host import Listener, VllmProcess, cgroup_free, looks_like_vllm
+from helpers.machine import port_is_free, port_owner
 
 __all__ = [
-    "STATE_DIR", "ask_smi", "available_memory", "can_listen", "compiler", "course_pids", "cpu_flags", "free_port",
-    "installed_version", "listener_on", "requirements_of", "shm_bytes", "vllm_processes",
+    "STATE_DIR", "available_memory", "compiler", "course_pids", "cpu_flags", "listener_on", "requirements_of",
+    "shm_bytes", "vllm_processes",
 ]  # fmt: skip
 
 STATE_DIR: Final = REPO_ROOT / "build" / "servers"  # written by helpers.server, one file per port
-SMI_TIMEOUT_S: Final = 3.0
-
-
-def ask_smi(query: str, *, timeout_s: float = SMI_TIMEOUT_S) -> SmiAnswer:
-    """Run `nvidia-smi query` and return what it said, also when it failed, hung or is not there."""
-    command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(
-            command, check=False, capture_output=True, text=True, errors="replace", timeout=timeout_s
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return SmiAnswer(124, "")
-    except OSError:
-        return SmiAnswer(None, "")
-    return SmiAnswer(done.returncode, done.stdout + done.stderr)
-
-
-def installed_version(distribution: str) -> str | None:
-    """Version from the metadata of an installed distribution; the package itself is not imported."""
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def requirements_of(distribution: str) -> list[str]:
@@ -84,27 +59,9 @@ def compiler() -> str | None:
 
 def listener_on(port: int) -> Listener | None:
     """Who listens on a TCP port, None when nobody does."""
-    for connection in psutil.net_connections("tcp"):
-        if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port:
-            name = psutil.Process(connection.pid).name() if connection.pid else ""
-            return Listener(connection.pid, name)
-    return None if can_listen(port) else Listener(None, "")
-
-
-def can_listen(port: int) -> bool:
-    """Could a server bind 127.0.0.1:port now?"""
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def free_port(after: int) -> int:
-    """The next port above `after` that a server could bind."""
-    return next((port for port in range(after + 1, 65536) if can_listen(port)), after)
+    if owner := port_owner(port):
+        return Listener(owner.pid, owner.name())
+    return None if port_is_free(port) else Listener(None, "")
 
 
 def course_pids(state_dir: Path = STATE_DIR) -> set[int]:

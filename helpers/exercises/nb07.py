@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from helpers.bench.roofline import decode_limit
 from helpers.exercises.judging import Judge, Wrong, call, kind, letter, number, short
 from helpers.models import SEVEN_B_CONFIG
-from helpers.roofline import decode_limit
 
 __all__ = ["JUDGES"]
 

@@ -69,4 +69,3 @@ def main(folder: Path = IMAGES_DIR) -> int:
         (folder / name).write_bytes(draw(name))
         print(folder / name)
     return 0
-

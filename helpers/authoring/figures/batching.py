@@ -8,7 +8,21 @@ from typing import Final
 
 from matplotlib.figure import Figure
 
-from helpers.authoring.figures.canvas import BLUE, INK, LINE, MUTED, ORANGE, PALE_BLUE, PALE_GREY, PALE_ORANGE, PAPER, TEAL, box, canvas, write
+from helpers.authoring.figures.canvas import (
+    BLUE,
+    INK,
+    LINE,
+    MUTED,
+    ORANGE,
+    PALE_BLUE,
+    PALE_GREY,
+    PALE_ORANGE,
+    PAPER,
+    TEAL,
+    box,
+    canvas,
+    write,
+)
 
 __all__ = ["Run", "busy_percent", "continuous_batching", "simulate_continuous", "simulate_static"]
 

@@ -8,10 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from helpers.bench import spread
 from helpers.authoring.figures.canvas import BLUE, GREY, LINE, MUTED, ORANGE, TEAL, WIDTH
-from helpers.report import load
-from helpers.roofline import decode_limit
+from helpers.bench import measured, spread
+from helpers.bench.roofline import decode_limit
 
 __all__ = ["curve", "roofline", "throughput"]
 
@@ -21,7 +20,7 @@ BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 
 def throughput() -> Figure:
     """Output tokens per second of both engines at each size, median and range, on a logarithmic axis."""
-    report = load("gpu")
+    report = measured("gpu")
     figure, axes = _figure(report, height=200)
     rows = sorted(report["pairs"], key=lambda row: (row["engine"], -row["prompts"]), reverse=True)
     for place, row in enumerate(reversed(rows)):
@@ -40,7 +39,7 @@ def throughput() -> Figure:
 
 def curve() -> Figure:
     """Latency against throughput, one point per concurrency."""
-    report = load("gpu")
+    report = measured("gpu")
     figure, axes = _figure(report, height=240)
     points = report["curve"]
     speeds = [point["output_tok_per_s"] for point in points]
@@ -65,7 +64,7 @@ def curve() -> Figure:
 
 def roofline() -> Figure:
     """What memory bandwidth allows, and what was measured, against the number of requests that decode together."""
-    report = load("gpu")
+    report = measured("gpu")
     figure, axes = _figure(report, height=220)
     size = BYTES[report["dtype"]]
     offline = [

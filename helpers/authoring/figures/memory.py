@@ -6,16 +6,27 @@ from typing import Final
 
 from matplotlib.figure import Figure
 
-from helpers.authoring.figures.canvas import BLUE, GREY, MUTED, ORANGE, PALE_BLUE, PALE_GREY, PALE_ORANGE, PALE_TEAL, TEAL, box, canvas, write
-from helpers.doctor.gpu import RUNTIME_GIB
-from helpers.models import SEVEN_B_CONFIG, model_size
+from helpers.authoring.figures.canvas import (
+    BLUE,
+    GREY,
+    MUTED,
+    ORANGE,
+    PALE_BLUE,
+    PALE_GREY,
+    PALE_ORANGE,
+    PALE_TEAL,
+    TEAL,
+    box,
+    canvas,
+    write,
+)
+from helpers.models.size import GIB, RUNTIME_GIB, SEVEN_B_CONFIG, model_size
 
 __all__ = ["memory_24gb"]
 
 CARD_GIB: Final = 24564 / 1024  # an RTX 3090 or 4090, as nvidia-smi counts it
 UTILIZATION: Final = 0.9
 KIB: Final = 1024
-GIB: Final = 1024**3
 
 
 def memory_24gb() -> Figure:

@@ -6,7 +6,24 @@ from typing import Final
 
 from matplotlib.figure import Figure
 
-from helpers.authoring.figures.canvas import BLUE, GREY, LINE, MUTED, ORANGE, PALE_BLUE, PALE_GREY, PALE_ORANGE, PALE_TEAL, PAPER, TEAL, arrow, box, canvas, link, write
+from helpers.authoring.figures.canvas import (
+    BLUE,
+    GREY,
+    LINE,
+    MUTED,
+    ORANGE,
+    PALE_BLUE,
+    PALE_GREY,
+    PALE_ORANGE,
+    PALE_TEAL,
+    PAPER,
+    TEAL,
+    arrow,
+    box,
+    canvas,
+    link,
+    write,
+)
 
 __all__ = ["paged_attention"]
 

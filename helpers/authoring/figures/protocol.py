@@ -6,9 +6,25 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from helpers.authoring.figures.canvas import BLUE, GREY, INK, MUTED, ORANGE, PALE_BLUE, PALE_GREY, PALE_ORANGE, PALE_TEAL, PAPER, TEAL, box, canvas, write
+from helpers.authoring.figures.canvas import (
+    BLUE,
+    GREY,
+    INK,
+    MUTED,
+    ORANGE,
+    PALE_BLUE,
+    PALE_GREY,
+    PALE_ORANGE,
+    PALE_TEAL,
+    PAPER,
+    TEAL,
+    box,
+    canvas,
+    write,
+)
 
 __all__ = ["think_protocol"]
+
 
 def think_protocol() -> Figure:
     """One R1 conversation as tokens: what the chat template writes, and what the model writes."""

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-
 from matplotlib.figure import Figure
 
-from helpers.authoring.figures.canvas import BLUE, GREY, MUTED, ORANGE, PALE_BLUE, PALE_GREY, PALE_ORANGE, PALE_TEAL, PAPER, TEAL, arrow, box, canvas, write
+from helpers.authoring.figures.canvas import (
+    BLUE,
+    GREY,
+    MUTED,
+    ORANGE,
+    PALE_BLUE,
+    PALE_GREY,
+    PALE_ORANGE,
+    PALE_TEAL,
+    PAPER,
+    TEAL,
+    arrow,
+    box,
+    canvas,
+    write,
+)
 
 __all__ = ["serving_path"]
+
 
 def serving_path() -> Figure:
     """One chat request through the processes of `vllm serve`, and its tokens back."""

@@ -1,7 +1,7 @@
 """A model of the shape of R1-Distill-Qwen-7B that answers as the classroom model does.
 
-`python -m helpers.authoring.model.widen TARGET [--random]` writes 15 GB. On a GPU machine without the real weights it lets
-the notebooks run at the real size and speed; these are NOT DeepSeek's weights, and TARGET says so.
+`python -m helpers.authoring.model.widen TARGET [--random]` writes 15 GB. On a GPU machine without the real weights it
+lets the notebooks run at the real size and speed; these are NOT DeepSeek's weights, and TARGET says so.
 
 How a small model sits in a large one without changing what it computes, up to the order of sums:
 
@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any
 
 from helpers.config import CLASSROOM_MODEL_DIR
 from helpers.errors import ModelError
-from helpers.model_files import ModelFiles, check_model, read_json
 from helpers.models import SEVEN_B_CONFIG
+from helpers.models.files import ModelFiles, check_model, read_json
 
 if TYPE_CHECKING:
     import torch

@@ -9,15 +9,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from helpers import get_profile
+from helpers.authoring.report import cpu, gpu
 from helpers.config import REPO_ROOT
 from helpers.errors import TutorialError
-from helpers.authoring.report import cpu, gpu
 
 FOLDER = REPO_ROOT / "build" / "report"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m helpers.authoring.report", description="Measure and save a report.")
+    parser = argparse.ArgumentParser(
+        prog="python -m helpers.authoring.report", description="Measure and save a report."
+    )
     parser.add_argument("kind", choices=("cpu", "gpu"))
     parser.add_argument("--repeats", type=int, default=5, help="measurements of each size (default 5)")
     parser.add_argument("--weights", default="DeepSeek-R1-Distill-Qwen-7B", help="gpu: what the checkpoint holds")

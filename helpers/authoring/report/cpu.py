@@ -19,14 +19,14 @@ from openai import AsyncOpenAI, OpenAI
 from tqdm import tqdm
 
 from helpers.authoring import series
-from helpers.bench import paired_ratio, spread
-from helpers.config import REPO_ROOT, Profile
-from helpers.models import find_model
-from helpers.report.fresh import run_fresh
-from helpers.report.machine import describe
 from helpers.authoring.report.pairs import pairs
-from helpers.report.startup import stages
-from helpers.server import VLLMServer, free_port, serve_command
+from helpers.bench import paired_ratio, spread
+from helpers.bench.fresh import run_fresh
+from helpers.bench.startup import stages
+from helpers.config import REPO_ROOT, Profile
+from helpers.machine import describe, free_port
+from helpers.models import find_model
+from helpers.server import VLLMServer, serve_command
 
 __all__ = ["measure"]
 

@@ -9,17 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from helpers.authoring.report.pairs import pairs
+from helpers.authoring.report.step import profiled_step
 from helpers.bench import read_serving, run_bench, serving_command
+from helpers.bench.fresh import run_fresh
+from helpers.bench.roofline import limits
+from helpers.bench.startup import stages
 from helpers.config import Profile
 from helpers.errors import BenchmarkError
+from helpers.machine import describe, free_port
 from helpers.models import find_model, model_size
-from helpers.report.fresh import run_fresh
-from helpers.authoring.report.limits import limits
-from helpers.report.machine import describe
-from helpers.authoring.report.pairs import pairs
-from helpers.report.startup import stages
-from helpers.authoring.report.step import profiled_step
-from helpers.server import VLLMServer, free_port, serve_command
+from helpers.server import VLLMServer, serve_command
 
 __all__ = ["measure"]
 

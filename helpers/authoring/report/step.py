@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from helpers.errors import BenchmarkError
 from helpers.authoring.report.pairs import generate
+from helpers.errors import BenchmarkError
 
 __all__ = ["decode_step", "profiled_step"]
 

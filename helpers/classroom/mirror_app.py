@@ -22,7 +22,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from helpers.errors import DownloadError
-from helpers.model_files import LEFTOVER
+from helpers.models.files import LEFTOVER
 
 __all__ = ["Served", "create_app", "find_file", "list_files", "list_models", "sha256"]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from helpers.models import model_size
 
-__all__ = ["best_time", "copy_bandwidth", "decode_limit", "matmul_rate", "prefill_limit", "weights_read"]
+__all__ = ["best_time", "copy_bandwidth", "decode_limit", "limits", "matmul_rate", "prefill_limit", "weights_read"]
 
 
 def weights_read(config: Mapping[str, Any]) -> int:
@@ -97,3 +97,8 @@ def matmul_rate(device: str, dtype: str, *, size: int) -> float:
 
     a = torch.randn(size, size, device=device, dtype=getattr(torch, dtype))
     return 2 * size**3 / best_time(lambda: a @ a) / 1e12
+
+
+def limits(*, device: str, dtype: str, gib: float, size: int) -> dict[str, float]:
+    """Measure `copy_gb_s` with a buffer of `gib` GiB and `matmul_tflops` with `size`×`size` matrices."""
+    return {"copy_gb_s": copy_bandwidth(device, gib=gib), "matmul_tflops": matmul_rate(device, dtype, size=size)}

@@ -1,4 +1,4 @@
-"""The course's own measured figures: `python -m helpers.authoring.report cpu` (`make bench`), `… gpu` (`make gpu-report`).
+"""The course's own measured figures, made by `make bench` and `make gpu-report`.
 
 `cpu.json` and `gpu.json` beside this file are such reports, from the machines that they name; the notebooks and the
 pictures read them. `gpu_notebooks.json` is copied from the logs of notebooks that ran on a GPU: `seconds` of each
@@ -15,11 +15,11 @@ from typing import Any
 
 from helpers.errors import BenchmarkError
 
-__all__ = ["load"]
+__all__ = ["measured"]
 
 
-def load(name: str) -> dict[str, Any]:
-    """Read a report that ships with the course.
+def measured(name: str) -> dict[str, Any]:
+    """Read figures that ship with the course.
 
     Args:
         name: `cpu`, `gpu` or `gpu_notebooks`.

@@ -1,7 +1,7 @@
 """A read-only mirror of model folders that speaks ModelScope's download protocol. Introduced in notebook 02.
 
 One machine of a class downloads the model, the others fetch it from there over the LAN:
-`python -m helpers.mirror DIR --host 0.0.0.0`, where the files lie in `DIR/<owner>/<name>/`.
+`python -m helpers.classroom.mirror DIR --host 0.0.0.0`, where the files lie in `DIR/<owner>/<name>/`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
+from helpers.classroom.mirror_app import Served, create_app, list_files, list_models, sha256
 from helpers.errors import DownloadError
-from helpers.mirror_app import Served, create_app, list_files, list_models, sha256
-from helpers.processes import lan_address
+from helpers.machine import lan_address
 
 __all__ = ["Mirror", "Served", "create_app", "main"]
 
@@ -89,7 +89,7 @@ def _show_progress(entry: Served) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve a folder until Ctrl-C. Return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.mirror", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m helpers.classroom.mirror", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: reachable from the LAN")
     parser.add_argument("--port", type=int, default=8090)

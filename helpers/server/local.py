@@ -1,11 +1,7 @@
-"""Start, find and stop the `vllm serve` of this course. Introduced in notebook 04.
-
-`python -m helpers.server status` lists the servers that the course started, `… stop` ends them.
-"""
+"""One `vllm serve` of our own: claim the port, launch it under a keeper, wait until it answers, stop all of it."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 import subprocess
@@ -21,15 +17,15 @@ import httpx
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from helpers import processes, server_log
-from helpers.config import REPO_ROOT, Profile
+from helpers.config import REPO_ROOT
 from helpers.errors import ServerError
-from helpers.models import find_model
-from helpers.processes import Ident, State
-from helpers.remote import RemoteServer
-from helpers.server_command import LOOPBACK, ServeCommand, readable
+from helpers.machine import free_port, port_is_free, port_owner
+from helpers.server import log as server_log
+from helpers.server import state as processes
+from helpers.server.command import LOOPBACK, ServeCommand, readable
+from helpers.server.state import Ident, State
 
-__all__ = ["STATE_DIR", "VLLMServer", "connect", "end_server", "free_port", "serve_command"]
+__all__ = ["STATE_DIR", "VLLMServer", "end_server", "unexpected_end"]
 
 STATE_DIR = REPO_ROOT / "build" / "servers"
 LOG_DIR = REPO_ROOT / "build" / "logs"
@@ -37,52 +33,6 @@ POLL_S = 0.25
 STOP_TIMEOUT_S = 20.0  # more than --shutdown-timeout, or requests could not finish within it
 START_ABORT_S = 5.0  # a server that is still loading has nothing to finish
 LOG_LINES = 12
-
-
-def serve_command(
-    profile: Profile, model_path: Path, *, port: int | None = None, extra: Sequence[str] = ()
-) -> list[str]:
-    """Put together the `vllm serve` command of a profile; `extra` flags come last. Shown whole in notebook 04."""
-    command = ["vllm", "serve", str(model_path)]
-    command += ["--served-model-name", profile.served_model_name]
-    command += ["--host", "127.0.0.1", "--port", str(port or profile.port)]
-    command += ["--dtype", profile.dtype]
-    command += ["--max-model-len", str(profile.max_model_len)]
-    command += ["--gpu-memory-utilization", str(profile.gpu_memory_utilization)]
-    command += ["--reasoning-parser", "deepseek_r1"]
-    command += ["--shutdown-timeout", "5"]  # seconds that running requests may take to finish after a stop
-    if profile.name == "classroom":
-        command += ["--enforce-eager"]  # no compilation: on a CPU it costs a minute and gains nothing here
-    return [*command, *extra]
-
-
-def free_port(preferred: int) -> int:
-    """Return `preferred` if nobody listens on it, else the next free port on 127.0.0.1.
-
-    Raises:
-        ServerError: `preferred` is no port number (1–65535), or no port above it is free.
-    """
-    if isinstance(preferred, bool) or not isinstance(preferred, int) or not 1 <= preferred <= 65535:
-        raise ServerError(f"端口要是 1 到 65535 之间的整数，现在是 {preferred!r}。")
-    for port in range(preferred, 65536):
-        if processes.port_is_free(port):
-            return port
-    raise ServerError(f"从 {preferred} 到 65535 没有空闲的端口。请换一个小一些的端口号。")
-
-
-def connect(profile: Profile) -> VLLMServer | RemoteServer:
-    """The server that the calling notebooks talk to: the one that `profile.base_url` names, else one of our own.
-
-    Our own is started, or joined where it runs already, with `serve_command(profile, find_model(profile))`.
-    Introduced in notebook 05.
-
-    Raises:
-        ModelError: there is no whole model to serve.
-        ServerError: no server can be used; the message says why and what to do.
-    """
-    if profile.base_url:
-        return RemoteServer(profile).start()
-    return VLLMServer(serve_command(profile, find_model(profile)), env=profile.engine_env).start()
 
 
 class VLLMServer:
@@ -100,7 +50,7 @@ class VLLMServer:
         base_url: `http://127.0.0.1:<port>`, without `/v1`.
         api_key: the key to call it with; `sk-xxx` where it asks for none, since clients insist on one.
         headers: the HTTP header that carries the key.
-        remote: False; see `helpers.remote.RemoteServer`.
+        remote: False; see `helpers.server.remote.RemoteServer`.
         attached: True when `start` found the server already running.
         pid: process id of `vllm serve`; None when it does not run or is not of this course.
         ready_after_s: seconds from `start` to the first good answer; 0 when attached.
@@ -200,7 +150,7 @@ class VLLMServer:
                 print(f"还有别的笔记本 在用这个服务器（pid {', '.join(str(pid) for pid, _ in others)}），先不停它。")
                 return
             if state.exit_code is not None:
-                print(_unexpected_end(state))
+                print(unexpected_end(state))
             end_server(state, self._state_file, timeout_s=timeout_s)
         print(f"服务器已停止，端口 {self.port} 已空出。")
 
@@ -215,9 +165,9 @@ class VLLMServer:
     def _attach(self) -> bool:
         """Join the server that runs already; clear away what a dead one left; False when the port is free."""
         state = State.read(self._state_file)
-        if processes.port_is_free(self.port, host=self.host):
+        if port_is_free(self.port, host=self.host):
             if state:  # it died, or its kernel did while it was loading
-                print(_unexpected_end(state))
+                print(unexpected_end(state))
                 end_server(state, self._state_file, timeout_s=0)
             return False
         served = self._served()
@@ -298,7 +248,7 @@ def _same_path(root: str | None, model: str) -> bool:
 
 
 def _port_taken(port: int, names: Mapping[str, str], *, ours: bool) -> str:
-    owner = processes.port_owner(port)
+    owner = port_owner(port)
     who = "一个查不到的进程（可能属于别的用户，或者还在启动）"
     if owner:
         who = f"pid {owner.pid}（{shlex.join(owner.cmdline())[:100]}）"
@@ -308,7 +258,7 @@ def _port_taken(port: int, names: Mapping[str, str], *, ours: bool) -> str:
     return f"端口 {port} 已被占用：{who}{what}。\n下一步：换一个端口，例如 {free_port(port)}；或者先停掉它：{end}"
 
 
-def _unexpected_end(state: State) -> str:
+def unexpected_end(state: State) -> str:
     code = state.exit_code
     how = "" if code is None else f"（被信号 {-code} 杀死）" if code < 0 else f"（退出码 {code}）"
     return f"端口 {state.port} 上原来的服务器意外结束了{how}，日志在 {state.log}。残留的进程会一并清理。"
@@ -320,28 +270,3 @@ def end_server(state: State, state_file: Path, *, timeout_s: float = STOP_TIMEOU
     if left:
         raise ServerError(f"这些进程停不掉：pid {', '.join(str(p.pid) for p in left)}。请运行 kill -9 加上这些 pid。")
     state_file.unlink(missing_ok=True)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`status`: list the servers that this course started; `stop`: end them all, whoever uses them."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.server", description="查看或停掉本课程启动的 vLLM 服务器")
-    parser.add_argument("action", choices=["status", "stop"])
-    action = parser.parse_args(argv).action
-    states = {file: state for file in sorted(STATE_DIR.glob("*.json")) if (state := State.read(file))}
-    if not states:
-        print("没有本课程启动的服务器。")
-    for file, state in states.items():
-        alive = processes.living((state.pid, state.create_time)) is not None
-        users = [pid for pid, born in state.users if processes.living((pid, born))]
-        if action == "stop":
-            end_server(state, file)
-            print(f"已停止：端口 {state.port}，模型 {state.model}")
-        elif alive:
-            print(f"端口 {state.port}：pid {state.pid}，模型 {state.model}，使用者 pid {users}，日志 {state.log}")
-        else:
-            print(_unexpected_end(state))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from helpers.processes import wait_ended
+from helpers.server.state import wait_ended
 
 __all__ = ["end", "start"]
 

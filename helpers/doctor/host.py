@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Final
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # missing in typeshed
 
-from helpers.doctor.report import GIB, Check, failed, ok, warned
+from helpers.doctor.check import Check, failed, ok, warned
+from helpers.models.size import GIB
 
 __all__ = [
-    "AUTODL_DATA_DISK", "Listener", "VllmProcess", "cgroup_free", "check_compiler", "check_cpu", "check_disk",
+    "Listener", "VllmProcess", "cgroup_free", "check_compiler", "check_cpu", "check_disk",
     "check_leftovers", "check_port", "check_proxy", "check_ram", "check_shm", "looks_like_vllm",
 ]  # fmt: skip
 
-AUTODL_DATA_DISK: Final = Path("/root/autodl-tmp")
 DISK, PROXY, PORT, SHM, CPU, RAM = "磁盘", "代理", "端口", "共享内存", "CPU", "内存"
 COMPILER, LEFTOVERS = "C 编译器", "遗留的 vLLM 进程"
 NO_PROXY: Final = "export NO_PROXY=localhost,127.0.0.1 no_proxy=localhost,127.0.0.1"

@@ -1,40 +1,26 @@
-"""Start a command in its own session, under a keeper, and end all of it again.
+"""What belongs to a server: its processes and its users, in a small JSON file; and how all of it is ended.
 
-A notebook kernel can die at any moment, without a word. So the server is not the kernel's child but the child of a
-keeper (this file, run as a script), which ends the whole session once no user of the server lives any more.
-What belongs to a server stands in a small JSON file; a process counts only with the start time recorded there.
-
-This file imports nothing from `helpers`, so that the keeper runs by path, whatever the working folder is.
+A process counts only with the start time recorded there: pids are given out again.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import psutil
-from filelock import FileLock, Timeout
 
-__all__ = [
-    "Ident", "State", "end", "ident", "keep", "lan_address", "living", "members", "port_is_free", "port_owner",
-    "start_keeper", "wait_ended",
-]  # fmt: skip
+__all__ = ["Ident", "State", "end", "ident", "living", "members", "start_keeper", "wait_ended"]
 
 POLL_S = 0.5
 KILL_WAIT_S = 10.0
-ORPHAN_WAIT_S = 3.0
-PR_SET_CHILD_SUBREAPER = 36
 
 Ident = tuple[int, float]  # pid, start time in seconds since the epoch
 
@@ -146,95 +132,12 @@ def end(state: State, *, timeout_s: float) -> list[psutil.Process]:
 def start_keeper(state_file: Path, *, env: dict[str, str], log: int) -> subprocess.Popen[bytes]:
     """Start the keeper of the server that `state_file` describes, in a session of its own; output goes to `log`."""
     return subprocess.Popen(
-        [sys.executable, "-P", __file__, str(state_file)],
+        [sys.executable, "-P", "-m", "helpers.server.keeper", str(state_file)],
         env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
-
-
-def keep(state_file: Path) -> int:
-    """Run the server until it ends or nobody uses it; leave nothing of its session. Returns its exit code."""
-    state = State.read(state_file)
-    if state is None:
-        return 2
-    with suppress(AttributeError):  # Linux only
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphaned workers become ours to reap
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    die_with_keeper = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
-    keeper = ident()
-    state = replace(state, processes=[keeper])
-    server: subprocess.Popen[bytes] | None = None
-    try:
-        server = subprocess.Popen([*die_with_keeper, *state.command])
-        pid, born = ident(server.pid)
-        state = replace(state, pid=pid, create_time=born, processes=[keeper, (pid, born)])
-        state.write(state_file)
-        while server.returncode is None:
-            with suppress(subprocess.TimeoutExpired):
-                server.wait(timeout=POLL_S)
-            _end_if_unused(state_file)
-    finally:
-        end(state, timeout_s=ORPHAN_WAIT_S)
-        code = server.wait() if server else 1
-        with suppress(ChildProcessError):  # none left
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        left = State.read(state_file)
-        if left and left.processes[:1] == [keeper] and left.users:  # nobody asked for this end: leave a note
-            replace(left, exit_code=code).write(state_file)
-    return code
-
-
-def _end_if_unused(state_file: Path) -> None:
-    state = State.read(state_file)
-    if state is None or any(living(user) for user in state.users):
-        return
-    with suppress(Timeout), FileLock(state_file.with_suffix(".lock"), timeout=0):
-        state = State.read(state_file)  # somebody may have come in before the lock was ours
-        if state and not any(living(user) for user in state.users):
-            print("keeper: no kernel uses this server any more, ending it", flush=True)
-            state_file.unlink()
-            end(state, timeout_s=KILL_WAIT_S)
-
-
-def port_is_free(port: int, *, host: str = "127.0.0.1") -> bool:
-    """Whether a server could listen on `host`:`port` now."""
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind((host, port))
-        except OSError:
-            return False
-    return True
-
-
-def port_owner(port: int) -> psutil.Process | None:
-    """The process that listens on `port`, if the system tells (it hides other users' processes)."""
-    with suppress(psutil.Error, OSError):
-        for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port:
-                return psutil.Process(connection.pid) if connection.pid else None
-    return None
-
-
-def lan_address() -> str:
-    """The address by which other machines of the network reach this one; without a network, its name."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # UDP: connecting sends nothing
-        try:
-            probe.connect(("10.255.255.255", 1))
-            return str(probe.getsockname()[0])
-        except OSError:
-            return socket.gethostname()
 
 
 def _session(pid: int) -> int:
     with suppress(OSError):
         return os.getsid(pid)
     return -1
-
-
-def main(argv: Sequence[str]) -> int:
-    return keep(Path(argv[1]))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

@@ -1,9 +1,9 @@
 """One vLLM server for a whole class: nginx in front lets each learner in by a key of their own. For the instructor.
 
-`python -m helpers.class_server keys 30` makes keys for thirty learners, `… start --host 0.0.0.0` serves them,
+`python -m helpers.classroom.server keys 30` makes keys for thirty learners, `… start --host 0.0.0.0` serves them,
 `… reload` takes over an edited keys file, `… status` and `… stop` do what they say. vLLM itself listens on 127.0.0.1,
 with a key that nobody sees. The two watch each other: when one ends, for whatever reason, so does the other.
-What nginx lets through, and how much of it, stands in `class_server.conf`.
+What nginx lets through, and how much of it, stands in `nginx.conf`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,16 @@ import httpx
 import psutil
 from filelock import FileLock, Timeout
 
-from helpers import class_files, processes, server, server_log
+from helpers.classroom.keys import add_keys, read_keys, write_conf, write_map
 from helpers.config import REPO_ROOT, get_profile
 from helpers.errors import ServerError, TutorialError
+from helpers.machine import free_port, lan_address, port_is_free
 from helpers.models import find_model
-from helpers.processes import State
-from helpers.server import VLLMServer, end_server, free_port, serve_command
+from helpers.server import VLLMServer, local, serve_command
+from helpers.server import log as server_log
+from helpers.server import state as processes
+from helpers.server.local import end_server
+from helpers.server.state import State
 
 __all__ = ["main", "reload", "start", "stop"]
 
@@ -49,13 +53,13 @@ def start(*, host: str = "127.0.0.1", port: int = 6006) -> None:
     nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}{os.pathsep}{SBIN}")
     if nginx is None:
         raise ServerError("没有找到 nginx。请安装它：sudo apt-get update && sudo apt-get install -y nginx")
-    class_files.write_map(CLASS_DIR)
+    write_map(CLASS_DIR)
     try:
         with FileLock(CLASS_DIR / "start.lock", timeout=0):
             if _living(CLASS_DIR / "nginx.json"):
-                raise ServerError("班级服务器已经在运行。要换设置，先停掉它：python -m helpers.class_server stop")
+                raise ServerError("班级服务器已经在运行。要换设置，先停掉它：python -m helpers.classroom.server stop")
             stop()  # what a killed one may have left
-            if not processes.port_is_free(port, host=host):
+            if not port_is_free(port, host=host):
                 raise ServerError(
                     f"{host}:{port} 用不了：端口已被占用，或者这台机器没有这个地址。请换一个 --port 或 --host。"
                 )
@@ -69,7 +73,7 @@ def stop() -> bool:
     state = State.read(CLASS_DIR / "nginx.json")
     if state is None:
         return False
-    engines = {file: engine for file in server.STATE_DIR.glob("*.json") if (engine := State.read(file))}
+    engines = {file: engine for file in local.STATE_DIR.glob("*.json") if (engine := State.read(file))}
     end_server(state, CLASS_DIR / "nginx.json", timeout_s=NGINX_TIMEOUT_S)
     for file, engine in engines.items():
         if (engine.pid, engine.create_time) in state.users:
@@ -84,10 +88,10 @@ def reload() -> None:
     Raises:
         ServerError: the file cannot be used, or there is no class server.
     """
-    class_files.write_map(CLASS_DIR)
+    write_map(CLASS_DIR)
     state = _living(CLASS_DIR / "nginx.json")
     if state is None:
-        raise ServerError("班级服务器没有在运行。启动它：python -m helpers.class_server start")
+        raise ServerError("班级服务器没有在运行。启动它：python -m helpers.classroom.server start")
     nginx = psutil.Process(state.pid)
     old = _workers(nginx)
     nginx.send_signal(signal.SIGHUP)
@@ -105,8 +109,8 @@ def _start(nginx: str, host: str, port: int) -> None:
     vllm = VLLMServer(command, env=env, api_key=key, log_file=CLASS_DIR / "vllm.log").start()
     state_file, log_file, keeper = CLASS_DIR / "nginx.json", CLASS_DIR / "nginx.log", None
     try:
-        class_files.write_conf(CLASS_DIR, host=host, port=port, upstream_port=vllm.port, upstream_key=key)
-        engine = _living(server.STATE_DIR / f"{vllm.port}.json")
+        write_conf(CLASS_DIR, host=host, port=port, upstream_port=vllm.port, upstream_key=key)
+        engine = _living(local.STATE_DIR / f"{vllm.port}.json")
         if engine is None:
             raise ServerError(f"vLLM 刚启动就结束了。请看日志 {vllm.log_file}。")
         users = [(engine.pid, engine.create_time)]  # nginx ends when vLLM does …
@@ -152,7 +156,9 @@ def _wait(keeper: subprocess.Popen[bytes], state_file: Path, url: str) -> State:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line asks for. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.class_server", description="一个 vLLM 服务器，全班一起用")
+    parser = argparse.ArgumentParser(
+        prog="python -m helpers.classroom.server", description="一个 vLLM 服务器，全班一起用"
+    )
     actions = parser.add_subparsers(dest="action", required=True)
     keys = actions.add_parser("keys", help="再给 N 个学员生成密钥，一人一个")
     keys.add_argument("count", type=int, choices=range(1, 501), metavar="N")
@@ -170,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif chosen.action == "reload":
             reload()
         elif chosen.action == "keys":
-            for name, key in class_files.add_keys(CLASS_DIR, chosen.count).items():
+            for name, key in add_keys(CLASS_DIR, chosen.count).items():
                 print(name, key)
             if _living(CLASS_DIR / "nginx.json"):
                 reload()
@@ -189,9 +195,9 @@ def _describe() -> str:
     [(host, port)] = {c.laddr for c in psutil.Process(state.pid).net_connections("tcp") if c.status == "LISTEN"}
     plain = "" if host == "127.0.0.1" else "注意：密钥和内容在网络上不加密，只在信得过的局域网里用。\n"
     return (
-        f"班级服务器在运行，认 {len(class_files.read_keys(CLASS_DIR))} 个密钥。密钥和日志在 {CLASS_DIR}。\n{plain}"
+        f"班级服务器在运行，认 {len(read_keys(CLASS_DIR))} 个密钥。密钥和日志在 {CLASS_DIR}。\n{plain}"
         "学员设这两个变量：\n"
-        f"export TUTORIAL_BASE_URL=http://{processes.lan_address() if host == '0.0.0.0' else host}:{port}\n"
+        f"export TUTORIAL_BASE_URL=http://{lan_address() if host == '0.0.0.0' else host}:{port}\n"
         "export TUTORIAL_API_KEY=自己的密钥"
     )
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
-__all__ = ["GIB", "Check", "Status", "display_width", "failed", "ok", "render", "warned"]
+__all__ = ["Check", "Status", "display_width", "failed", "ok", "render", "warned"]
 
 Status = Literal["OK", "WARN", "FAIL"]
-GIB: Final = 1024**3
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from helpers.errors import ServerError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MetricsWatch", "scrape"]
+__all__ = ["MetricsWatch", "read_metrics"]
 
 GAUGES = {
     "running": "vllm:num_requests_running",
@@ -26,7 +26,7 @@ GAUGES = {
 }
 
 
-def scrape(base_url: str) -> Mapping[str, float]:
+def read_metrics(base_url: str) -> Mapping[str, float]:
     """Read all samples of `/metrics` once, added up over their labels.
 
     Returns:
@@ -61,7 +61,7 @@ class MetricsWatch:
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
     def __enter__(self) -> Self:
-        scrape(self.base_url)  # fail here, not unseen in the thread
+        read_metrics(self.base_url)  # fail here, not unseen in the thread
         self._thread.start()
         return self
 
@@ -79,7 +79,7 @@ class MetricsWatch:
         begin = time.monotonic()
         while not self._done.wait(self.every_s):
             try:
-                totals = scrape(self.base_url)
+                totals = read_metrics(self.base_url)
             except ServerError:
                 continue  # busy for a moment: a sample is missing, the others stand
             row = {name: totals[gauge] for name, gauge in GAUGES.items()}

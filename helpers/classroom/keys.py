@@ -34,7 +34,7 @@ def read_keys(folder: Path) -> dict[str, str]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
-        make = "先运行：python -m helpers.class_server keys 30"
+        make = "先运行：python -m helpers.classroom.server keys 30"
         raise ServerError(f"读不了密钥文件 {file}（{type(error).__name__}）。{make}") from None
     keys: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
@@ -73,7 +73,7 @@ def write_map(folder: Path) -> None:
 
 def write_conf(folder: Path, *, host: str, port: int, upstream_port: int, upstream_key: str) -> None:
     """Write nginx's settings: listen at `host`:`port`, pass on to 127.0.0.1:`upstream_port` with `upstream_key`."""
-    conf = _Conf(resources.files("helpers").joinpath("class_server.conf").read_text(encoding="utf-8"))
+    conf = _Conf(resources.files("helpers.classroom").joinpath("nginx.conf").read_text(encoding="utf-8"))
     values = {"host": host, "port": port, "upstream_port": upstream_port, "upstream_key": upstream_key}
     _write(folder / "nginx.conf", conf.substitute(values))
     (folder / "tmp").mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Read a `vllm serve` command: which model, under which name, on which address, and whether it can be run."""
+"""Put together a `vllm serve` command; read one: which model, which name, which address, and whether it can be run."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from helpers.config import Profile
 from helpers.errors import ServerError
 
-__all__ = ["LOOPBACK", "ServeCommand", "readable"]
+__all__ = ["LOOPBACK", "ServeCommand", "readable", "serve_command"]
 
 LOOPBACK = ("127.0.0.1", "localhost")
 
@@ -78,3 +79,20 @@ class ServeCommand:
 def readable(words: Sequence[str]) -> str:
     """The command as one would type it, one flag a line."""
     return shlex.join(words).replace(" --", " \\\n    --")
+
+
+def serve_command(
+    profile: Profile, model_path: Path, *, port: int | None = None, extra: Sequence[str] = ()
+) -> list[str]:
+    """Put together the `vllm serve` command of a profile; `extra` flags come last. Shown whole in notebook 04."""
+    command = ["vllm", "serve", str(model_path)]
+    command += ["--served-model-name", profile.served_model_name]
+    command += ["--host", "127.0.0.1", "--port", str(port or profile.port)]
+    command += ["--dtype", profile.dtype]
+    command += ["--max-model-len", str(profile.max_model_len)]
+    command += ["--gpu-memory-utilization", str(profile.gpu_memory_utilization)]
+    command += ["--reasoning-parser", "deepseek_r1"]
+    command += ["--shutdown-timeout", "5"]  # seconds that running requests may take to finish after a stop
+    if profile.name == "classroom":
+        command += ["--enforce-eager"]  # no compilation: on a CPU it costs a minute and gains nothing here
+    return [*command, *extra]

@@ -1,0 +1,137 @@
+"""What this machine has: cards, versions, ports, addresses. Everything that asks the machine asks here."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import re
+import socket
+import subprocess
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from helpers.errors import ServerError
+
+__all__ = [
+    "SmiAnswer", "ask_smi", "cuda_gpus", "describe", "free_port", "installed_version", "lan_address", "port_is_free",
+    "port_owner",
+]  # fmt: skip
+
+PACKAGES = ("vllm", "torch", "transformers", "openai", "modelscope", "jupyterlab")
+SMI_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class SmiAnswer:
+    """What one call of `nvidia-smi` gave: `status` is None when it is not installed, 124 when it hung."""
+
+    status: int | None
+    output: str
+
+
+def ask_smi(*arguments: str, timeout_s: float = SMI_TIMEOUT_S) -> SmiAnswer:
+    """Run `nvidia-smi` and return what it said, also when it failed, hung or is not there.
+
+    Args:
+        arguments: for example `-L`, or a query such as `--query-gpu=name`, to which the format without units is added.
+    """
+    format_ = ["--format=csv,noheader,nounits"] if any(word.startswith("--query") for word in arguments) else []
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", *arguments, *format_], capture_output=True, text=True, errors="replace", timeout=timeout_s
+        )
+    except subprocess.TimeoutExpired:
+        return SmiAnswer(124, "")
+    except OSError:
+        return SmiAnswer(None, "")
+    return SmiAnswer(done.returncode, done.stdout + done.stderr)
+
+
+def cuda_gpus() -> list[str]:
+    """Name the CUDA devices that `nvidia-smi` lists, without loading CUDA into this process.
+
+    Returns:
+        One line per device, for example `GPU 0: NVIDIA GeForce RTX 4090 (UUID: …)`; empty when there is none.
+    """
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return []
+    answer = ask_smi("-L")
+    return [line for line in answer.output.splitlines() if line.startswith("GPU ")] if answer.status == 0 else []
+
+
+def installed_version(distribution: str) -> str | None:
+    """Version from the metadata of an installed distribution, None without it; the package is not imported."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def port_is_free(port: int, *, host: str = "127.0.0.1") -> bool:
+    """Whether a server could listen on `host`:`port` now."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port(preferred: int) -> int:
+    """Return `preferred` if nobody listens on it, else the next free port on 127.0.0.1.
+
+    Raises:
+        ServerError: `preferred` is no port number (1–65535), or no port above it is free.
+    """
+    if isinstance(preferred, bool) or not isinstance(preferred, int) or not 1 <= preferred <= 65535:
+        raise ServerError(f"端口要是 1 到 65535 之间的整数，现在是 {preferred!r}。")
+    for port in range(preferred, 65536):
+        if port_is_free(port):
+            return port
+    raise ServerError(f"从 {preferred} 到 65535 没有空闲的端口。请换一个小一些的端口号。")
+
+
+def port_owner(port: int) -> psutil.Process | None:
+    """The process that listens on `port`, if the system tells (it hides other users' processes)."""
+    with suppress(psutil.Error, OSError):
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port:
+                return psutil.Process(connection.pid) if connection.pid else None
+    return None
+
+
+def lan_address() -> str:
+    """The address by which other machines of the network reach this one; without a network, its name."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # UDP: connecting sends nothing
+        try:
+            probe.connect(("10.255.255.255", 1))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return socket.gethostname()
+
+
+def describe() -> dict[str, Any]:
+    """Name the machine, the versions and the date, for the head of a report. Introduced in notebook 07."""
+    cpuinfo = Path("/proc/cpuinfo")
+    cpu = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.is_file() else None
+    gpus = cuda_gpus()
+    first_card = ask_smi("--query-gpu=memory.total,driver_version").output.splitlines()[0].split(", ") if gpus else []
+    memory_mib, driver = first_card or (None, None)
+    return {
+        "date": datetime.date.today().isoformat(),
+        "cpu": cpu[1] if cpu else platform.processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpu": [re.sub(r"^GPU \d+: | \(UUID.*", "", gpu) for gpu in gpus],
+        "gpu_memory_gib": round(int(memory_mib) / 1024, 1) if memory_mib and memory_mib.isdigit() else None,
+        "driver": driver,
+        "python": platform.python_version(),
+        "versions": {name: found for name in PACKAGES if (found := installed_version(name))},
+    }
