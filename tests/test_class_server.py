@@ -37,8 +37,9 @@ from helpers.classroom import server as class_server
 from helpers.classroom.keys import add_keys, read_keys, write_conf, write_map
 from helpers.config import CLASSROOM_MODEL_DIR, REPO_ROOT
 from helpers.errors import ServerError
-from helpers.server import free_port, serve_command
+from helpers.machine import free_port
 from helpers.server import local as server
+from helpers.server import serve_command
 from helpers.server import state as processes
 from helpers.server.state import State
 

@@ -15,11 +15,12 @@ import psutil
 import pytest
 
 from helpers.config import REPO_ROOT, get_profile
-from helpers.doctor import Check, install, machine, probe, render, run_checks
+from helpers.doctor import Check, host, install, probe, render, run_checks
 from helpers.doctor import gpu as card
-from helpers.doctor.check import GIB, display_width
+from helpers.doctor.check import display_width
 from helpers.errors import ConfigError
-from helpers.models import SEVEN_B_CONFIG, model_size
+from helpers.machine import SmiAnswer, ask_smi, free_port, port_is_free
+from helpers.models.size import GIB, SEVEN_B_CONFIG, model_size
 
 SIZE = model_size(SEVEN_B_CONFIG)
 
@@ -102,7 +103,7 @@ def test_mig_slice_named_in_cuda_visible_devices():
 
 def driver(text: str, *, status: int | None = 0, vllm: str | None = "0.32.0", visible: str | None = None) -> Check:
     gpus = card.visible_gpus(card.parse_gpus(text), visible)
-    return card.check_driver(card.SmiAnswer(status, text), gpus, vllm_version=vllm, pinned="0.32.0")
+    return card.check_driver(SmiAnswer(status, text), gpus, vllm_version=vllm, pinned="0.32.0")
 
 
 def with_driver(version: str) -> str:
@@ -249,7 +250,7 @@ DATA = Path("/root/autodl-tmp")
     ],
 )
 def test_disk(path, free_gib, data_disk, status, fix):
-    check = machine.check_disk(Path(path), free_bytes=free_gib * GIB, needed_gib=16.2, data_disk=data_disk)
+    check = host.check_disk(Path(path), free_bytes=free_gib * GIB, needed_gib=16.2, data_disk=data_disk)
     assert check.status == status
     assert fix in check.fix
 
@@ -272,26 +273,26 @@ def test_disk(path, free_gib, data_disk, status, fix):
     ],
 )
 def test_proxy(environ, status):
-    check = machine.check_proxy(environ)
+    check = host.check_proxy(environ)
     assert check.status == status
-    assert check.fix == (machine.NO_PROXY if status == "WARN" else "")
+    assert check.fix == (host.NO_PROXY if status == "WARN" else "")
 
 
 def test_proxy_fix_mends_it():
-    fixed = dict(part.split("=", 1) for part in machine.NO_PROXY.removeprefix("export ").split())
-    assert machine.check_proxy({"http_proxy": "http://10.0.0.1:3128"} | fixed).status == "OK"
+    fixed = dict(part.split("=", 1) for part in host.NO_PROXY.removeprefix("export ").split())
+    assert host.check_proxy({"http_proxy": "http://10.0.0.1:3128"} | fixed).status == "OK"
 
 
 def test_port():
-    def check(listener: machine.Listener | None, *, ours: bool = False) -> Check:
-        return machine.check_port(8000, listener, course_server=ours, free_port=8001)
+    def check(listener: host.Listener | None, *, ours: bool = False) -> Check:
+        return host.check_port(8000, listener, course_server=ours, free_port=8001)
 
     assert check(None).status == "OK"
-    taken = check(machine.Listener(77, "nginx"))
+    taken = check(host.Listener(77, "nginx"))
     assert (taken.status, taken.fix) == ("FAIL", "export TUTORIAL_PORT=8001")
     assert "nginx（PID 77）" in taken.found
-    assert "别的用户" in check(machine.Listener(None, "")).found
-    assert check(machine.Listener(78, "vllm"), ours=True).status == "OK"
+    assert "别的用户" in check(host.Listener(None, "")).found
+    assert check(host.Listener(78, "vllm"), ours=True).status == "OK"
 
 
 @pytest.mark.parametrize(
@@ -304,7 +305,7 @@ def test_port():
     ],
 )
 def test_shm(size, status, words):
-    check = machine.check_shm(size)
+    check = host.check_shm(size)
     assert check.status == status
     assert words in check.found
 
@@ -321,7 +322,7 @@ def test_shm(size, status, words):
     ],
 )
 def test_cpu(arch, flags, status):
-    assert machine.check_cpu(arch, flags).status == status
+    assert host.check_cpu(arch, flags).status == status
 
 
 @pytest.mark.parametrize(
@@ -336,32 +337,32 @@ def test_cpu(arch, flags, status):
     ],
 )
 def test_ram(total, available, utilization, status, fix):
-    check = machine.check_ram(total_bytes=total * GIB, available_bytes=int(available * GIB), utilization=utilization)
+    check = host.check_ram(total_bytes=total * GIB, available_bytes=int(available * GIB), utilization=utilization)
     assert check.status == status
     assert fix in check.fix
 
 
 def test_container_limit(tmp_path):
-    assert machine.cgroup_free(tmp_path) is None
+    assert host.cgroup_free(tmp_path) is None
     (tmp_path / "memory.max").write_text("4294967296\n")
     (tmp_path / "memory.current").write_text("3221225472\n")
     (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 1073741824\n")
-    assert machine.cgroup_free(tmp_path) == 2 * GIB
+    assert host.cgroup_free(tmp_path) == 2 * GIB
     (tmp_path / "memory.max").write_text("max\n")
-    assert machine.cgroup_free(tmp_path) is None
+    assert host.cgroup_free(tmp_path) is None
 
 
 def test_compiler():
-    assert machine.check_compiler("/usr/bin/gcc", gpu=True).status == "OK"
-    assert machine.check_compiler(None, gpu=True).status == "FAIL"
-    assert machine.check_compiler(None, gpu=False).status == "WARN"
+    assert host.check_compiler("/usr/bin/gcc", gpu=True).status == "OK"
+    assert host.check_compiler(None, gpu=True).status == "FAIL"
+    assert host.check_compiler(None, gpu=False).status == "WARN"
 
 
 def test_leftovers():
-    assert machine.check_leftovers([]).status == "OK"
-    cared_for = [machine.VllmProcess(5, "vllm", owner) for owner in ("course", "notebook", "terminal")]
-    assert machine.check_leftovers(cared_for).status == "OK"
-    check = machine.check_leftovers([*cared_for, machine.VllmProcess(9, "VLLM::EngineCor", "unknown")])
+    assert host.check_leftovers([]).status == "OK"
+    cared_for = [host.VllmProcess(5, "vllm", owner) for owner in ("course", "notebook", "terminal")]
+    assert host.check_leftovers(cared_for).status == "OK"
+    check = host.check_leftovers([*cared_for, host.VllmProcess(9, "VLLM::EngineCor", "unknown")])
     assert check.status == "WARN"
     assert "VLLM::EngineCor（PID 9）" in check.found
     assert check.fix.endswith("kill 9")
@@ -381,7 +382,7 @@ def test_leftovers():
     ],
 )
 def test_looks_like_vllm(name, command, expected):
-    assert machine.looks_like_vllm(name, command) is expected
+    assert host.looks_like_vllm(name, command) is expected
 
 
 # --- what is installed --------------------------------------------------------------------------------------------
@@ -501,13 +502,13 @@ def fake_smi(folder: Path, script: str) -> None:
 def test_ask_smi(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     fake_smi(tmp_path, "echo out; echo err >&2; exit 9")
-    assert probe.ask_smi("-x") == card.SmiAnswer(9, "out\nerr\n")
+    assert ask_smi("-x") == SmiAnswer(9, "out\nerr\n")
     fake_smi(tmp_path, "exec sleep 30")
-    assert probe.ask_smi("-x", timeout_s=0.2).status == 124
+    assert ask_smi("-x", timeout_s=0.2).status == 124
     fake_smi(tmp_path, "printf '\\377\\376'")
-    assert probe.ask_smi("-x").status == 0
+    assert ask_smi("-x").status == 0
     monkeypatch.setenv("PATH", "/nonexistent")
-    assert probe.ask_smi("-x").status is None
+    assert ask_smi("-x").status is None
 
 
 def test_listener_on_a_taken_port():
@@ -516,8 +517,8 @@ def test_listener_on_a_taken_port():
         listener = probe.listener_on(port)
         assert listener is not None
         assert listener.pid == os.getpid()
-        assert not probe.can_listen(port)
-        other = probe.free_port(port)
+        assert not port_is_free(port)
+        other = free_port(port)
         assert other > port
     assert probe.listener_on(port) is None
 
@@ -593,8 +594,8 @@ def test_check_that_breaks_becomes_a_line(monkeypatch):
 
     monkeypatch.setattr(probe, "listener_on", broken)
     checks = {check.name: check for check in run_checks(get_profile({"TUTORIAL_PROFILE": "classroom"}))}
-    assert checks[machine.PORT].status == "WARN"
-    assert "no /proc/net" in checks[machine.PORT].found
+    assert checks[host.PORT].status == "WARN"
+    assert "no /proc/net" in checks[host.PORT].found
     assert len(checks) == 16
 
 
@@ -608,8 +609,8 @@ def run_doctor(*arguments: str, **environ: str) -> subprocess.CompletedProcess[s
 
 def test_real_run_on_this_machine():
     """The machine that runs the tests has the classroom environment: nothing of it may fail."""
-    free_port = str(probe.free_port(20000))
-    done = run_doctor("--json", TUTORIAL_PROFILE="classroom", TUTORIAL_PORT=free_port)
+    port = str(free_port(20000))
+    done = run_doctor("--json", TUTORIAL_PROFILE="classroom", TUTORIAL_PORT=port)
     result = json.loads(done.stdout)
     assert [check for check in result["checks"] if check["status"] == "FAIL"] == []
     assert (done.returncode, done.stderr, result["ok"]) == (0, "", True)

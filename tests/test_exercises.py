@@ -16,7 +16,8 @@ import pytest
 from exercise_answers import ENGINE, RIGHT, SERVER, WRONG
 from exercise_kit import FAKE_VLLM, FakeEngine, fake_server
 
-from helpers import exercises, series
+from helpers import exercises
+from helpers.authoring import series
 from helpers.exercises import EXERCISES, check, progress, record
 from helpers.exercises.judging import number
 

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import openai
 import pytest
 
-from helpers.bench import SERVING_FIELDS
 from helpers.bench.load import load_test
+from helpers.bench.results import SERVING_FIELDS
 from helpers.errors import BenchmarkError
 
 FIRST_S, GAP_S = 0.05, 0.01

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from helpers.bench.metrics import MetricsWatch, scrape
+from helpers.bench.metrics import MetricsWatch, read_metrics
 from helpers.errors import ServerError
 
 TEXT = """\
@@ -51,7 +51,7 @@ def base_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_samples_are_added_up_over_their_labels(base_url: str) -> None:
-    found = scrape(base_url)
+    found = read_metrics(base_url)
     assert found["vllm:request_success_total"] == 7
     assert found["vllm:time_to_first_token_seconds_sum"] / found["vllm:time_to_first_token_seconds_count"] == 0.25
 
@@ -59,7 +59,7 @@ def test_samples_are_added_up_over_their_labels(base_url: str) -> None:
 def test_a_server_that_refuses_is_named(base_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Handler, "status", 403)
     with pytest.raises(ServerError, match=f"{base_url}/metrics"):
-        scrape(base_url)
+        read_metrics(base_url)
 
 
 def test_nobody_there_is_told_before_watching() -> None:

@@ -19,7 +19,8 @@ import pytest
 
 from helpers import get_profile
 from helpers.errors import ServerError
-from helpers.server import VLLMServer, free_port, serve_command
+from helpers.machine import free_port
+from helpers.server import VLLMServer, serve_command
 from helpers.server import local as server
 from helpers.server import log as server_log
 from helpers.server import state as processes
@@ -32,7 +33,7 @@ Make = Callable[..., VLLMServer]
 KERNEL = """
 import sys, time
 from pathlib import Path
-from helpers import server
+from helpers.server import local as server
 server.STATE_DIR, server.LOG_DIR = Path(sys.argv[1]) / "servers", Path(sys.argv[1]) / "logs"
 one = server.VLLMServer(sys.argv[2:]).start()
 print("READY", one.pid, one.attached, flush=True)

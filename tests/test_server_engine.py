@@ -18,7 +18,8 @@ import pytest
 from helpers import get_profile
 from helpers.config import CLASSROOM_MODEL_DIR
 from helpers.errors import ServerError
-from helpers.server import VLLMServer, free_port, serve_command
+from helpers.machine import free_port
+from helpers.server import VLLMServer, serve_command
 from helpers.server import local as server
 from helpers.server import state as processes
 from helpers.server.state import State

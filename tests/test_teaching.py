@@ -19,7 +19,8 @@ from helpers.bench.roofline import decode_limit
 from helpers.classroom import server as class_server
 from helpers.config import REPO_ROOT, get_profile
 from helpers.exercises import EXERCISES
-from helpers.models import GIB, SEVEN_B_CONFIG, model_size
+from helpers.models import SEVEN_B_CONFIG, model_size
+from helpers.models.size import GIB
 
 TEACHING = (series.NOTEBOOKS_DIR / "TEACHING.md").read_text(encoding="utf-8")
 README = (REPO_ROOT / "README.md").read_text(encoding="utf-8")
@@ -123,7 +124,7 @@ def phrases() -> Iterator[str]:
     yield f"权重有 {gb:.1f} GB，千兆网上一份至少 {gb * 8:.0f} 秒"
     assert 30 * gb * 8 / 3600 == pytest.approx(1, abs=0.05)  # "三十份就是一个小时"
 
-    conf = (REPO_ROOT / "helpers" / "nginx.conf").read_text(encoding="utf-8")
+    conf = (REPO_ROOT / "helpers" / "classroom" / "nginx.conf").read_text(encoding="utf-8")
     [rate], [at_once] = re.findall(r"rate=(\d+)r/s", conf), re.findall(r"limit_conn running (\d+)", conf)
     assert int(at_once) == AT_ONCE
     yield f"一个人最多同时 {at_once} 个请求，每秒 {rate} 个"
