@@ -9,10 +9,12 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from helpers.errors import ConfigError
@@ -23,6 +25,9 @@ __all__ = ["AUTODL_DATA_DISK", "CLASSROOM_MODEL_DIR", "REPO_ROOT", "Profile", "g
 REPO_ROOT = Path(__file__).resolve().parent.parent
 CLASSROOM_MODEL_DIR = Path(__file__).resolve().parent / "classroom" / "model"
 AUTODL_DATA_DISK = Path("/root/autodl-tmp")
+ProfileName = Literal["gpu", "classroom"]
+PROFILES: tuple[ProfileName, ...] = ("gpu", "classroom")
+UNITS = {"": 1, "k": 1000, "K": 1024}  # as vLLM reads numbers
 
 
 @dataclass(frozen=True)
@@ -33,25 +38,29 @@ class Profile:
         name: `gpu` or `classroom`.
         reason: why this profile was chosen, one sentence for the reader.
         model_id: `<owner>/<name>` on ModelScope (or on the course's own mirror).
-        model_dir: folder that holds, or will hold, the model files.
+        model_dir: folder that holds, or will hold, the model files; absolute.
+        model_dir_is_named: the reader named it with `TUTORIAL_MODEL_DIR`.
         served_model_name: the name that clients put into `"model"`.
         dtype: dtype of weights and activations, as vLLM spells it.
         max_model_len: most tokens of prompt plus output in one request.
         gpu_memory_utilization: fraction of device memory (CPU engine: of host RAM) that vLLM may take.
+        enforce_eager: skip compilation and CUDA graphs: on a CPU they cost a minute and gain nothing here.
         port: TCP port of the server on 127.0.0.1.
         engine_env: environment variables that the engine needs, for `os.environ.update`.
         base_url: `http://<host>:<port>`, without `/v1`, of a server that somebody else runs; empty: run our own.
         api_key: the key for that server; never shown.
     """
 
-    name: str
+    name: ProfileName
     reason: str
     model_id: str
     model_dir: Path
+    model_dir_is_named: bool
     served_model_name: str
     dtype: str
     max_model_len: int
     gpu_memory_utilization: float
+    enforce_eager: bool
     port: int
     engine_env: Mapping[str, str] = field(default_factory=dict)
     base_url: str = ""
@@ -61,11 +70,12 @@ class Profile:
 COMMON_ENV = {
     "HF_HUB_OFFLINE": "1",  # the model lies on disk: never ask Hugging Face
     "VLLM_NO_USAGE_STATS": "1",
-    "NO_PROXY": "localhost,127.0.0.1",  # a proxy (AutoDL's network_turbo) must not swallow localhost
-    "no_proxy": "localhost,127.0.0.1",
     "VLLM_LOGGING_COLOR": "0",  # no escape codes in log files
     "TORCH_CPP_LOG_LEVEL": "ERROR",  # PyTorch's notes to its developers
     "TORCH_LOGS": "-all",
+}
+GPU_ENV = {
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",  # compiled at the first start, with nvcc and ninja: minutes, for no more speed
 }
 CLASSROOM_ENV = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; every page is touched at start, so more costs time
@@ -79,10 +89,10 @@ def get_profile(environ: Mapping[str, str] = os.environ) -> Profile:
     """Choose the profile of this machine and apply the reader's overrides.
 
     The order is: `TUTORIAL_PROFILE`; the CPU build of vLLM is installed → `classroom`; a CUDA device answers →
-    `gpu`; else `classroom`. Further variables: `TUTORIAL_MODEL_DIR`, `TUTORIAL_DTYPE`,
-    `TUTORIAL_MAX_MODEL_LEN` (tokens), `TUTORIAL_GPU_MEMORY_UTILIZATION` (0–1), `TUTORIAL_PORT`;
-    `TUTORIAL_BASE_URL` and `TUTORIAL_API_KEY` name a server that somebody else runs.
-    Introduced in notebook 01.
+    `gpu`; else `classroom`. Further variables: `TUTORIAL_MODEL_DIR` (a relative path begins at the course's folder),
+    `TUTORIAL_DTYPE`, `TUTORIAL_MAX_MODEL_LEN` (tokens; `8k` is 8000 and `8K` 8192, as for vLLM),
+    `TUTORIAL_GPU_MEMORY_UTILIZATION` (0–1), `TUTORIAL_PORT`; `TUTORIAL_BASE_URL` and `TUTORIAL_API_KEY` name a server
+    that somebody else runs. Introduced in notebook 01.
 
     Raises:
         ConfigError: a variable holds a value that cannot be used; the message names it and what is allowed.
@@ -91,31 +101,51 @@ def get_profile(environ: Mapping[str, str] = os.environ) -> Profile:
     gpu = name == "gpu"
     models = AUTODL_DATA_DISK / "models" if gpu and AUTODL_DATA_DISK.is_dir() else REPO_ROOT / "build" / "models"
     model_id = "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B" if gpu else "classroom/DeepSeek-R1-Classroom"
+    named = environ.get("TUTORIAL_MODEL_DIR", "")
     base_url = _base_url(environ)
+    own_env = {variable: environ.get(variable) or value for variable, value in (GPU_ENV if gpu else {}).items()}
     return Profile(
         name=name,
         reason=reason,
         model_id=model_id,
-        model_dir=Path(environ.get("TUTORIAL_MODEL_DIR") or models / model_id),
+        model_dir=REPO_ROOT / Path(named).expanduser() if named else models / model_id,
+        model_dir_is_named=bool(named),
         served_model_name="r1",
         dtype=environ.get("TUTORIAL_DTYPE") or ("bfloat16" if gpu else "float32"),
-        max_model_len=int(_number(environ, "TUTORIAL_MAX_MODEL_LEN", 2048, low=16, high=131072)),
-        gpu_memory_utilization=_number(
-            environ, "TUTORIAL_GPU_MEMORY_UTILIZATION", 0.9 if gpu else 0.15, low=0.01, high=1
-        ),
-        port=int(_number(environ, "TUTORIAL_PORT", 8000, low=1024, high=65535)),
-        engine_env=(COMMON_ENV if gpu else COMMON_ENV | CLASSROOM_ENV) | _no_proxy(base_url),
+        max_model_len=_whole_number(environ, "TUTORIAL_MAX_MODEL_LEN", 2048, low=16, high=131072),
+        gpu_memory_utilization=_fraction(environ, "TUTORIAL_GPU_MEMORY_UTILIZATION", 0.9 if gpu else 0.15),
+        enforce_eager=not gpu,
+        port=_whole_number(environ, "TUTORIAL_PORT", 8000, low=1024, high=65535),
+        engine_env=COMMON_ENV
+        | (own_env if gpu else CLASSROOM_ENV)
+        | bin_first(environ)
+        | no_proxy_for(environ, "localhost", "127.0.0.1", *_private_host(base_url)),
         base_url=base_url,
         api_key=_api_key(environ),
     )
 
 
-def _choose(environ: Mapping[str, str]) -> tuple[str, str]:
+def bin_first(environ: Mapping[str, str]) -> dict[str, str]:
+    """`PATH` with the folder of this Python first: what the engine starts by name (`vllm`, `ninja`) lies there."""
+    here = str(Path(sys.executable).parent)
+    rest = [folder for folder in (environ.get("PATH") or os.defpath).split(os.pathsep) if folder != here]
+    return {"PATH": os.pathsep.join([here, *rest])}
+
+
+def no_proxy_for(environ: Mapping[str, str], *hosts: str) -> dict[str, str]:
+    """`NO_PROXY` with `hosts` added to what stands there: a proxy (AutoDL's network_turbo) must not swallow them."""
+    there = re.split(r"[,\s]+", f"{environ.get('no_proxy', '')},{environ.get('NO_PROXY', '')}")
+    value = ",".join(dict.fromkeys(filter(None, [*there, *hosts])))
+    return {"NO_PROXY": value, "no_proxy": value}
+
+
+def _choose(environ: Mapping[str, str]) -> tuple[ProfileName, str]:
     forced = environ.get("TUTORIAL_PROFILE", "")
-    if forced not in ("", "gpu", "classroom"):
-        raise ConfigError(f"TUTORIAL_PROFILE={forced!r}：只能是 gpu 或 classroom，或者不设，让程序自己选")
+    for name in PROFILES:
+        if forced == name:
+            return name, f"环境变量 TUTORIAL_PROFILE={forced}"
     if forced:
-        return forced, f"环境变量 TUTORIAL_PROFILE={forced}"
+        raise ConfigError(f"TUTORIAL_PROFILE={forced!r}：只能是 gpu 或 classroom，或者不设，让程序自己选")
     if installed_version("vllm-cpu"):
         return "classroom", "装的是 vLLM 的 CPU 版（vllm-cpu）"
     gpus = cuda_gpus()
@@ -142,21 +172,30 @@ def _api_key(environ: Mapping[str, str]) -> str:
     return key
 
 
-def _no_proxy(base_url: str) -> dict[str, str]:
-    """A server in the same building is reached directly, whatever proxy the environment names."""
+def _private_host(base_url: str) -> list[str]:
+    """The host of a server in the same building, which is reached directly; none where it is a public one."""
     host = urlsplit(base_url).hostname or ""
     with suppress(ValueError):
         if ipaddress.ip_address(host).is_private:
-            return {name: f"{COMMON_ENV[name]},{host}" for name in ("NO_PROXY", "no_proxy")}
-    return {}
+            return [host]
+    return []
 
 
-def _number(environ: Mapping[str, str], variable: str, default: float, *, low: float, high: float) -> float:
-    text = environ.get(variable, "")
+def _whole_number(environ: Mapping[str, str], variable: str, default: int, *, low: int, high: int) -> int:
+    text = environ.get(variable, "").strip()
+    found = re.fullmatch(r"([0-9]{1,9})([kK]?)", text)
+    value = int(found[1]) * UNITS[found[2]] if found else -1 if text else default
+    if not low <= value <= high:
+        raise ConfigError(f"{variable}={text!r}：要一个 {low} 到 {high} 之间的整数")
+    return value
+
+
+def _fraction(environ: Mapping[str, str], variable: str, default: float) -> float:
+    text = environ.get(variable, "").strip()
     try:
-        value = float(text) if text else float(default)
+        value = float(text) if text else default
     except ValueError:
         value = float("nan")
-    if not low <= value <= high:
-        raise ConfigError(f"{variable}={text!r}：要一个 {low:g} 到 {high:g} 之间的数")
+    if not 0.01 <= value <= 1:
+        raise ConfigError(f"{variable}={text!r}：要一个 0.01 到 1 之间的数")
     return value

@@ -1,6 +1,8 @@
 """The errors that helpers raise. Each message says what happened and what the reader does next."""
 
-__all__ = ["BenchmarkError", "ConfigError", "DownloadError", "ModelError", "ServerError", "TutorialError"]
+__all__ = [
+    "BenchmarkError", "ConfigError", "DownloadError", "MirrorError", "ModelError", "ServerError", "TutorialError",
+]  # fmt: skip
 
 
 class TutorialError(Exception):
@@ -17,6 +19,10 @@ class ModelError(TutorialError):
 
 class DownloadError(TutorialError):
     """A download did not end with a whole model on disk."""
+
+
+class MirrorError(TutorialError):
+    """The mirror that hands out models to a class cannot start."""
 
 
 class ServerError(TutorialError):

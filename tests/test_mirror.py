@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from helpers.classroom.mirror import Mirror, main
 from helpers.classroom.mirror_app import find_file
-from helpers.errors import DownloadError
+from helpers.errors import MirrorError
 
 SECRET = b"TOP SECRET"
 API = "/api/v1/models"
@@ -351,10 +351,10 @@ def test_what_cannot_start_says_why(case: str, mirror: Mirror, tmp_path: Path) -
 
 
 def test_the_reasons_are_in_chinese_and_name_the_culprit(mirror: Mirror, tmp_path: Path) -> None:
-    with pytest.raises(DownloadError, match="没有文件夹"):
+    with pytest.raises(MirrorError, match="没有文件夹"):
         Mirror(tmp_path / "none")
     taken = int(mirror.endpoint.rsplit(":", 1)[1])
-    with pytest.raises(DownloadError, match=f"{taken}.*换一个端口"):
+    with pytest.raises(MirrorError, match=f"{taken}.*换一个端口"):
         Mirror(tmp_path, port=taken).start()
 
 

@@ -19,12 +19,13 @@ import pytest
 
 from helpers import get_profile
 from helpers.errors import ServerError
-from helpers.machine import free_port
+from helpers.machine import free_port, port_is_free
 from helpers.server import VLLMServer, serve_command
 from helpers.server import local as server
 from helpers.server import log as server_log
 from helpers.server import state as processes
-from helpers.server.state import State
+from helpers.server.__main__ import main
+from helpers.server.state import State, StateFile
 
 FAKE = [sys.executable, str(Path(__file__).parent / "fakes" / "fake_vllm.py")]
 DEADLINE_S = 60.0
@@ -33,9 +34,9 @@ Make = Callable[..., VLLMServer]
 KERNEL = """
 import sys, time
 from pathlib import Path
-from helpers.server import local as server
-server.STATE_DIR, server.LOG_DIR = Path(sys.argv[1]) / "servers", Path(sys.argv[1]) / "logs"
-one = server.VLLMServer(sys.argv[2:]).start()
+from helpers.server import VLLMServer, local, state
+state.STATE_DIR, local.LOG_DIR = Path(sys.argv[1]) / "servers", Path(sys.argv[1]) / "logs"
+one = VLLMServer(sys.argv[2:]).start()
 print("READY", one.pid, one.attached, flush=True)
 for line in sys.stdin:
     one.stop()
@@ -62,7 +63,7 @@ def zombies() -> list[psutil.Process]:
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model folder, and state and log folders of this test alone."""
-    monkeypatch.setattr(server, "STATE_DIR", tmp_path / "servers")
+    monkeypatch.setattr(processes, "STATE_DIR", tmp_path / "servers")
     monkeypatch.setattr(server, "LOG_DIR", tmp_path / "logs")
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
     (tmp_path / "model").mkdir()
@@ -83,11 +84,11 @@ def make(model: Path) -> Iterator[Make]:
         return VLLMServer(command(model, port), env={"FAKE_VLLM": faults}, **options)  # type: ignore[arg-type]
 
     yield build
-    server.main(["stop"])
+    main(["stop"])
     until(lambda: not mentioning(model.parent))
     assert not zombies()
-    assert processes.port_is_free(port)
-    assert not list(server.STATE_DIR.glob("*.json"))
+    assert port_is_free(port)
+    assert not list(processes.STATE_DIR.glob("*.json"))
 
 
 @pytest.fixture
@@ -131,7 +132,7 @@ def test_start_answers_and_stop_leaves_nothing(make: Make, capsys: pytest.Captur
 def test_a_server_that_ignores_term_is_killed_with_its_workers(make: Make) -> None:
     one = make("deaf,worker").start()
     assert len(mentioning("time.sleep(600)")) >= 1
-    state = State.read(server.STATE_DIR / f"{one.port}.json")
+    state = StateFile(processes.STATE_DIR / f"{one.port}.json").read()
     assert state
     everything = processes.members(state)
     assert len(everything) == 3  # keeper, server, worker
@@ -163,18 +164,18 @@ def test_interrupt_while_waiting_ends_the_server(make: Make, monkeypatch: pytest
     monkeypatch.setattr(one, "_healthy", interrupt)
     with pytest.raises(KeyboardInterrupt):
         one.start()
-    assert not processes.State.read(server.STATE_DIR / f"{one.port}.json")
+    assert not StateFile(processes.STATE_DIR / f"{one.port}.json").read()
 
 
 def test_interrupt_before_the_keeper_has_written_its_file(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     one = make("hang,worker")
-    file = server.STATE_DIR / f"{one.port}.json"
+    file = processes.STATE_DIR / f"{one.port}.json"
 
     def interrupt(*_: object) -> None:
         until(lambda: one.pid and len(mentioning(one.command.model)) == 1)
-        state = State.read(file)
+        state = StateFile(file).read()
         assert state
-        replace(state, pid=0, create_time=0.0, processes=[]).write(file)  # as if the keeper had not come to it
+        StateFile(file).write(replace(state, pid=0, create_time=0.0, processes=[]))  # as if the keeper had not come to it
         raise KeyboardInterrupt
 
     monkeypatch.setattr(one, "_wait", interrupt)
@@ -229,14 +230,14 @@ def test_a_killed_kernel_takes_its_server_along(
 
 def test_a_killed_server_is_noticed_and_its_workers_are_ended(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     one = make("worker").start()
-    state_file = server.STATE_DIR / f"{one.port}.json"
+    state_file = processes.STATE_DIR / f"{one.port}.json"
     assert one.pid
     [worker] = psutil.Process(one.pid).children()
     os.kill(one.pid, signal.SIGKILL)
-    until(lambda: (state := State.read(state_file)) and state.exit_code is not None)
+    until(lambda: (state := StateFile(state_file).read()) and state.exit_code is not None)
     until(lambda: not worker.is_running())
     capsys.readouterr()
-    server.main(["status"])
+    main(["status"])
     assert "被信号 9 杀死" in capsys.readouterr().out
     one.start()
     assert "被信号 9 杀死" in capsys.readouterr().out
@@ -245,7 +246,7 @@ def test_a_killed_server_is_noticed_and_its_workers_are_ended(make: Make, capsys
 
 def test_orphans_are_found_when_keeper_and_server_were_killed(make: Make) -> None:
     one = make("worker").start()
-    state = State.read(server.STATE_DIR / f"{one.port}.json")
+    state = StateFile(processes.STATE_DIR / f"{one.port}.json").read()
     assert state and one.pid
     keeper, started = (psutil.Process(pid) for pid, _ in state.processes[:2])
     [worker] = psutil.Process(one.pid).children()
@@ -260,7 +261,7 @@ def test_orphans_are_found_when_keeper_and_server_were_killed(make: Make) -> Non
 
 def test_the_keeper_adopts_orphans_so_that_they_are_reaped(make: Make) -> None:
     one = make("worker").start()
-    state = State.read(server.STATE_DIR / f"{one.port}.json")
+    state = StateFile(processes.STATE_DIR / f"{one.port}.json").read()
     assert state and one.pid
     keeper = psutil.Process(state.processes[0][0])
     worker = psutil.Process(one.pid).children()[0]
@@ -294,7 +295,7 @@ def test_another_model_on_the_port_is_refused_and_left_alone(make: Make, model: 
 def test_a_server_of_somebody_else_is_used_but_never_stopped(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     one = make()
     with subprocess.Popen(one.command.words) as foreign:
-        until(lambda: not processes.port_is_free(one.port))
+        until(lambda: not port_is_free(one.port))
         assert one.start().attached and one.pid is None
         one.stop()
         assert "不是本课程启动的" in capsys.readouterr().out
@@ -334,7 +335,7 @@ def test_the_key_stands_nowhere_but_in_the_environment(make: Make, capsys: pytes
     with make(api_key=key) as one:
         assert one.pid and psutil.Process(one.pid).environ()["VLLM_API_KEY"] == key
         assert not mentioning(key)
-        state = (server.STATE_DIR / f"{one.port}.json").read_text()
+        state = (processes.STATE_DIR / f"{one.port}.json").read_text()
         assert key not in capsys.readouterr().out + one.log_tail() + state + repr(one) + str(one)
 
 
@@ -397,10 +398,10 @@ def test_a_recycled_pid_is_never_ended(make: Make) -> None:
     one = make()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True) as other:
         pid, born = processes.ident(other.pid)
-        stale = State(one.port, one.command.model, "r1", one.command.words, "x", [], pid, born - 60, [(pid, born - 60)])
-        server.STATE_DIR.mkdir()
-        stale.write(server.STATE_DIR / f"{one.port}.json")
-        server.main(["stop"])
+        stale = State(one.port, one.command.model, one.command.words, "x", [], pid, born - 60, [(pid, born - 60)])
+        processes.STATE_DIR.mkdir()
+        StateFile(processes.STATE_DIR / f"{one.port}.json").write(stale)
+        main(["stop"])
         assert other.poll() is None
         processes.end(replace(stale, create_time=born, processes=[(pid, born)]), timeout_s=10)
         assert processes.living((pid, born)) is None
@@ -414,7 +415,7 @@ def test_a_zombie_that_nobody_reaps_is_not_waited_for(make: Make) -> None:
     with subprocess.Popen([sys.executable, "-c", careless], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
         assert parent.stdout
         who = processes.ident(int(parent.stdout.readline()))
-        state = State(one.port, one.command.model, "r1", one.command.words, "x", [], *who, [(2**22 + 1, 0.0), who])
+        state = State(one.port, one.command.model, one.command.words, "x", [], *who, [(2**22 + 1, 0.0), who])
         ending = threading.Thread(target=processes.end, args=(state,), kwargs={"timeout_s": 600}, daemon=True)
         ending.start()
         ending.join(DEADLINE_S)
@@ -424,12 +425,12 @@ def test_a_zombie_that_nobody_reaps_is_not_waited_for(make: Make) -> None:
 
 
 def test_status_and_stop_on_the_command_line(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
-    server.main(["status"])
+    main(["status"])
     assert "没有本课程启动的服务器" in capsys.readouterr().out
     one = make().start()
-    server.main(["status"])
+    main(["status"])
     assert f"端口 {one.port}：pid {one.pid}" in capsys.readouterr().out
-    server.main(["stop"])
+    main(["stop"])
     assert one.pid is None
     run = subprocess.run(
         [sys.executable, "-m", "helpers.server", "explode"], capture_output=True, text=True, check=False
@@ -441,8 +442,8 @@ def test_status_and_stop_on_the_command_line(make: Make, capsys: pytest.CaptureF
 def test_a_broken_state_file_is_not_a_server(tmp_path: Path, content: str) -> None:
     file = tmp_path / "8000.json"
     file.write_text(content)
-    assert State.read(file) is None
-    assert State.read(tmp_path) is None
+    assert StateFile(file).read() is None
+    assert StateFile(tmp_path).read() is None
 
 
 def test_the_import_is_light() -> None:

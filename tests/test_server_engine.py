@@ -18,11 +18,12 @@ import pytest
 from helpers import get_profile
 from helpers.config import CLASSROOM_MODEL_DIR
 from helpers.errors import ServerError
-from helpers.machine import free_port
+from helpers.machine import free_port, port_is_free
 from helpers.server import VLLMServer, serve_command
 from helpers.server import local as server
 from helpers.server import state as processes
-from helpers.server.state import State
+from helpers.server.__main__ import main
+from helpers.server.state import StateFile
 
 pytestmark = pytest.mark.engine
 
@@ -44,17 +45,17 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """A free port, with state and log folders of these tests alone; afterwards nothing may be left."""
     folder = tmp_path_factory.mktemp("engine")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server, "STATE_DIR", folder / "servers")
+        patch.setattr(processes, "STATE_DIR", folder / "servers")
         patch.setattr(server, "LOG_DIR", folder / "logs")
         patch.setenv("http_proxy", "http://127.0.0.1:9")  # a dead proxy, for all of these tests
         port = free_port(random.randrange(20000, 30000))
         yield port
-        server.main(["stop"])
-    assert processes.port_is_free(port)
+        main(["stop"])
+    assert port_is_free(port)
 
 
 def session_of(port: int) -> list[psutil.Process]:
-    state = State.read(server.STATE_DIR / f"{port}.json")
+    state = StateFile(processes.STATE_DIR / f"{port}.json").read()
     assert state
     found = processes.members(state)
     assert len(found) >= 4  # keeper, API server, engine core, worker (and a resource tracker)
@@ -66,8 +67,8 @@ def nothing_left(port: int, everything: list[psutil.Process]) -> None:
     while any(process.is_running() for process in everything) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not [process for process in everything if process.is_running()]
-    assert processes.port_is_free(port)
-    assert not (server.STATE_DIR / f"{port}.json").exists()
+    assert port_is_free(port)
+    assert not (processes.STATE_DIR / f"{port}.json").exists()
 
 
 def stream(one: VLLMServer, started: threading.Semaphore) -> None:
@@ -107,7 +108,7 @@ def test_one_life_key_attach_in_flight_kill_restart_stop(port: int, capsys: pyte
         assert httpx.get(one.base_url + path, trust_env=False).status_code == 200
     tokens = httpx.post(f"{one.base_url}/tokenize", json={"model": card["id"], "prompt": "1"}, trust_env=False)
     assert tokens.status_code == 200
-    state = (server.STATE_DIR / f"{port}.json").read_text()
+    state = (processes.STATE_DIR / f"{port}.json").read_text()
     argvs = [str(process.cmdline()) for process in psutil.process_iter() if process.pid != os.getpid()]
     assert KEY not in capsys.readouterr().out + one.log_file.read_text() + state + str(argvs) + repr(one)
 

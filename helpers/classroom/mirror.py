@@ -18,7 +18,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from helpers.classroom.mirror_app import Served, create_app, list_files, list_models, sha256
-from helpers.errors import DownloadError
+from helpers.errors import MirrorError
 from helpers.machine import lan_address
 
 __all__ = ["Mirror", "Served", "create_app", "main"]
@@ -35,7 +35,7 @@ class Mirror:
     def __init__(
         self, root: Path, *, host: str = "127.0.0.1", port: int = 0, on_sent: Callable[[Served], None] | None = None
     ) -> None:
-        """Prepare to serve `root`; port 0 is any free one. Raises DownloadError if `root` is no folder."""
+        """Prepare to serve `root`; port 0 is any free one. Raises MirrorError if `root` is no folder."""
         app = create_app(root, on_sent=on_sent)
         self.app: ASGIApp = app
         self.served: deque[Served] = app.state.served
@@ -49,12 +49,12 @@ class Mirror:
         return sum(entry.sent_bytes for entry in self.served if entry.file and entry.status in (200, 206))
 
     def start(self) -> Mirror:
-        """Return when the mirror answers. Raises DownloadError if the address cannot be used."""
+        """Return when the mirror answers. Raises MirrorError if the address cannot be used."""
         if self._server is None:
             try:
                 listener = socket.create_server(self._address)
             except (OSError, OverflowError) as error:
-                raise DownloadError("镜像不能用 {}:{}（{}）。请换一个端口。".format(*self._address, error)) from None
+                raise MirrorError("镜像不能用 {}:{}（{}）。请换一个端口。".format(*self._address, error)) from None
             host, port = listener.getsockname()[:2]
             self.endpoint = f"http://{lan_address() if host == '0.0.0.0' else host}:{port}"
             config = uvicorn.Config(self.app, lifespan="off", log_level="error", timeout_graceful_shutdown=1)
@@ -100,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{model_id}：计算 SHA-256 …", flush=True)  # now, for the SDK waits only 15 s for a listing
             list(map(sha256, list_files(chosen.folder, model_id).values()))
         mirror.start()
-    except DownloadError as error:
+    except MirrorError as error:
         print(error)
         return 1
     print(

@@ -21,7 +21,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from helpers.errors import DownloadError
+from helpers.errors import MirrorError
 from helpers.models.files import LEFTOVER
 
 __all__ = ["Served", "create_app", "find_file", "list_files", "list_models", "sha256"]
@@ -54,11 +54,11 @@ def create_app(root: Path, *, on_sent: Callable[[Served], None] | None = None) -
         on_sent: called whenever a part of an answer goes out.
 
     Raises:
-        DownloadError: `root` is no folder.
+        MirrorError: `root` is no folder.
     """
     root = Path(root)
     if not root.is_dir():
-        raise DownloadError(f"没有文件夹 {root}。镜像要一个装模型的文件夹，模型文件在它下面的 <owner>/<name>/ 里。")
+        raise MirrorError(f"没有文件夹 {root}。镜像要一个装模型的文件夹，模型文件在它下面的 <owner>/<name>/ 里。")
 
     def listing(request: Request) -> Response:
         model_id, folder = _asked(request), request.query_params.get("Root", "").strip("/")

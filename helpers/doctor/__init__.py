@@ -68,7 +68,9 @@ def run_checks(profile: Profile) -> list[Check]:
             total_bytes=total, available_bytes=available,
             utilization=None if on_gpu else profile.gpu_memory_utilization)),
         (host.SHM, lambda: host.check_shm(probe.shm_bytes())),
-        (host.COMPILER, lambda: host.check_compiler(probe.compiler(), gpu=on_gpu)),
+        (host.COMPILER, lambda: host.check_compiler(
+            probe.compiler(), gpu=on_gpu, lacks=probe.missing_tools(profile.engine_env["PATH"]),
+            flashinfer=profile.engine_env.get("VLLM_USE_FLASHINFER_SAMPLER") not in (None, "0"))),
         (host.DISK, lambda: _disk(profile, model)),
         (install.MODEL, lambda: install.check_model_files(profile, found_at=model, problem=problem)),
         (host.PROXY, lambda: host.check_proxy(os.environ)),

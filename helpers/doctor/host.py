@@ -139,8 +139,17 @@ def cgroup_free(root: Path) -> int | None:
         return None
 
 
-def check_compiler(path: str | None, *, gpu: bool) -> Check:
-    """Triton (GPU) and torch.compile build small kernels while vLLM starts. `path`: of the compiler that was found."""
+def check_compiler(path: str | None, *, gpu: bool, flashinfer: bool = False, lacks: Sequence[str] = ()) -> Check:
+    """Triton (GPU), torch.compile and, where it is switched on, FlashInfer build small kernels while vLLM starts.
+
+    Args:
+        path: of the C compiler that was found.
+        flashinfer: its sampler is switched on (the course switches it off).
+        lacks: which of FlashInfer's tools, `ninja` and `nvcc`, are not on PATH.
+    """
+    if gpu and flashinfer and lacks:
+        found = f"VLLM_USE_FLASHINFER_SAMPLER 开着，第一次启动要编译，可是找不到 {'、'.join(lacks)}"
+        return failed(COMPILER, found, "export VLLM_USE_FLASHINFER_SAMPLER=0（速度一样）")
     if path:
         return ok(COMPILER, path)
     fix = "apt-get update && apt-get install -y build-essential"

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from importlib import metadata
 from pathlib import Path
-from typing import Final
 
 import psutil
 
-from helpers.config import REPO_ROOT
 from helpers.doctor.host import Listener, VllmProcess, cgroup_free, looks_like_vllm
 from helpers.machine import port_is_free, port_owner
+from helpers.server.state import members, state_files
 
 __all__ = [
-    "STATE_DIR", "available_memory", "compiler", "course_pids", "cpu_flags", "listener_on", "requirements_of",
+    "available_memory", "compiler", "course_pids", "cpu_flags", "listener_on", "missing_tools",
+    "requirements_of",
     "shm_bytes", "vllm_processes",
 ]  # fmt: skip
-
-STATE_DIR: Final = REPO_ROOT / "build" / "servers"  # written by helpers.server, one file per port
 
 
 def requirements_of(distribution: str) -> list[str]:
@@ -57,6 +54,12 @@ def compiler() -> str | None:
     return next((path for path in (shutil.which(name) for name in names if name) if path), None)
 
 
+def missing_tools(path: str) -> list[str]:
+    """What FlashInfer compiles with and `path` lacks; nvcc is also looked for where CUDA puts it."""
+    cuda = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin"
+    return [tool for tool in ("ninja", "nvcc") if not shutil.which(tool, path=f"{path}{os.pathsep}{cuda}")]
+
+
 def listener_on(port: int) -> Listener | None:
     """Who listens on a TCP port, None when nobody does."""
     if owner := port_owner(port):
@@ -64,18 +67,10 @@ def listener_on(port: int) -> Listener | None:
     return None if port_is_free(port) else Listener(None, "")
 
 
-def course_pids(state_dir: Path = STATE_DIR) -> set[int]:
-    """Living servers of this course and their children; a pid counts only with the start time that was recorded."""
-    pids: set[int] = set()
-    for file in state_dir.glob("*.json") if state_dir.is_dir() else ():
-        try:
-            state = json.loads(file.read_text())
-            process = psutil.Process(int(state["pid"]))
-            if abs(process.create_time() - float(state["create_time"])) < 1:
-                pids |= {process.pid, *(child.pid for child in process.children(recursive=True))}
-        except (OSError, ValueError, TypeError, LookupError, psutil.Error):
-            continue
-    return pids
+def course_pids() -> set[int]:
+    """Processes of this course's living servers."""
+    states = [state for file in state_files() if (state := file.living())]
+    return {process.pid for state in states for process in members(state)}
 
 
 def vllm_processes(course: set[int]) -> list[VllmProcess]:

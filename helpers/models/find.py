@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from helpers.config import CLASSROOM_MODEL_DIR, Profile
@@ -13,40 +13,46 @@ from helpers.models.files import FIX, check_model, entries
 __all__ = ["find_model"]
 
 
-def find_model(profile: Profile, *, environ: Mapping[str, str] = os.environ) -> Path:
+def find_model(profile: Profile) -> Path:
     """Find the folder that the engine should load: the first whole one of the places below.
 
     `profile.model_dir`; ModelScope's cache (`MODELSCOPE_CACHE`, `~/.cache/modelscope`, the folders above
     `model_dir`) in its old and new layouts; on the `classroom` profile, the model that ships with the course.
-    A folder that the reader named with `TUTORIAL_MODEL_DIR` and that holds files is taken, or refused, alone.
+    A folder that the reader named with `TUTORIAL_MODEL_DIR` and that holds files is taken, or refused, alone; where
+    it holds none, the folder that is taken instead is said aloud.
 
     Raises:
         ModelError: there is no whole model; the message says where it looked and what is wrong there.
     """
+    named_and_empty = profile.model_dir_is_named and not entries(profile.model_dir)
     places, also = [profile.model_dir], ""
-    if not (environ.get("TUTORIAL_MODEL_DIR") and entries(profile.model_dir)):
-        places += _cached(profile, environ)
-        also = f"；ModelScope 的缓存 {_cache_roots(profile, environ)[0]}，和 {profile.model_dir} 的上级文件夹"
+    if not profile.model_dir_is_named or named_and_empty:
+        places += _cached(profile)
+        also = f"；ModelScope 的缓存 {_cache_roots(profile)[0]}，和 {profile.model_dir} 的上级文件夹"
         places += [CLASSROOM_MODEL_DIR] if profile.name == "classroom" else []
     problems = []
     for place in dict.fromkeys(places):
         try:
-            return check_model(place).path
+            found = check_model(place).path
         except ModelError as error:
             problems += [f"\n{error}"] if entries(place) else []
+            continue
+        if named_and_empty:
+            print(f"注意：TUTORIAL_MODEL_DIR 指的文件夹 {profile.model_dir} 里没有文件，现在用的是 {found}。")
+        return found
     fix = "".join(problems) or f"\n{FIX}"
     raise ModelError(f"没有找到完整的模型 {profile.model_id}。找过：{profile.model_dir}{also}。{fix}")
 
 
-def _cache_roots(profile: Profile, environ: Mapping[str, str]) -> list[Path]:
-    root = Path(environ.get("MODELSCOPE_CACHE") or Path.home() / ".cache" / "modelscope").expanduser()
+def _cache_roots(profile: Profile) -> list[Path]:
+    root = Path(os.environ.get("MODELSCOPE_CACHE") or Path.home() / ".cache" / "modelscope").expanduser()
     return [root, *profile.model_dir.parents[:3]]  # `cache_dir=` is often one of the folders above model_dir
 
 
-def _cached(profile: Profile, environ: Mapping[str, str]) -> Iterator[Path]:
+def _cached(profile: Profile) -> Iterator[Path]:
     """Yield the folders in which SDKs of today (1.38 and later) and of before keep this model."""
     owner, _, name = profile.model_id.partition("/")
-    for root in _cache_roots(profile, environ):
+    for root in _cache_roots(profile):
         snapshots = entries(root / "models" / f"{owner}--{name}" / "snapshots")
         yield from sorted(snapshots, key=lambda folder: folder.name not in ("master", "main"))
         for below in (root, root / "models", root / "hub", root / "hub" / "models"):

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from helpers.config import Profile
 from helpers.models import find_model
+from helpers.server.base import Server
 from helpers.server.command import serve_command
 from helpers.server.local import VLLMServer
 from helpers.server.remote import RemoteServer
 
-__all__ = ["RemoteServer", "VLLMServer", "connect", "serve_command"]
+__all__ = ["Server", "VLLMServer", "connect", "serve_command"]
 
 
-def connect(profile: Profile) -> VLLMServer | RemoteServer:
+def connect(profile: Profile) -> Server:
     """The server that the calling notebooks talk to: the one that `profile.base_url` names, else one of our own.
 
     Our own is started, or joined where it runs already, with `serve_command(profile, find_model(profile))`.

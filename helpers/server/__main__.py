@@ -6,8 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from helpers.server.local import STATE_DIR, end_server, unexpected_end
-from helpers.server.state import State, living
+from helpers.server.local import unexpected_end
+from helpers.server.state import living, state_files
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,16 +15,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m helpers.server", description="查看或停掉本课程启动的 vLLM 服务器")
     parser.add_argument("action", choices=["status", "stop"])
     action = parser.parse_args(argv).action
-    states = {file: state for file in sorted(STATE_DIR.glob("*.json")) if (state := State.read(file))}
-    if not states:
+    found = [(file, state) for file in state_files() if (state := file.read())]
+    if not found:
         print("没有本课程启动的服务器。")
-    for file, state in states.items():
-        alive = living((state.pid, state.create_time)) is not None
-        users = [pid for pid, born in state.users if living((pid, born))]
+    for file, state in found:
         if action == "stop":
-            end_server(state, file)
+            file.end()
             print(f"已停止：端口 {state.port}，模型 {state.model}")
-        elif alive:
+        elif file.living():
+            users = [pid for pid, born in state.users if living((pid, born))]
             print(f"端口 {state.port}：pid {state.pid}，模型 {state.model}，使用者 pid {users}，日志 {state.log}")
         else:
             print(unexpected_end(state))

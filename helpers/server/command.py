@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -57,8 +58,11 @@ class ServeCommand:
                 value = text if equals else following
         return value
 
-    def program(self) -> list[str]:
+    def program(self, *, offline: bool = True) -> list[str]:
         """The argv list with the program found: `vllm` beside this Python, since a kernel's PATH may lack it.
+
+        Args:
+            offline: the model must be a folder; False: `owner/name` may also be downloaded by vLLM.
 
         Raises:
             ServerError: the program or the model folder is missing.
@@ -68,8 +72,10 @@ class ServeCommand:
         found = str(beside) if os.sep not in name and beside.is_file() else shutil.which(name)
         if found is None:
             raise ServerError(f"找不到命令 {name}。请按 README 装好环境，并确认笔记本选对了内核。")
-        if self.model.startswith(("/", ".", "~")) and not (Path(self.model) / "config.json").is_file():
-            problem = "里没有 config.json" if Path(self.model).is_dir() else "不存在"
+        folder = Path(self.model)
+        is_repo_id = not offline and not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", self.model)
+        if not is_repo_id and not (folder / "config.json").is_file():
+            problem = "里没有 config.json" if folder.is_dir() else "不存在"
             raise ServerError(
                 f"{self.model} {problem}，没有启动服务器。请检查路径；还没有下载的话，先运行 02 号笔记本。"
             )
@@ -78,7 +84,12 @@ class ServeCommand:
 
 def readable(words: Sequence[str]) -> str:
     """The command as one would type it, one flag a line."""
-    return shlex.join(words).replace(" --", " \\\n    --")
+    lines: list[list[str]] = [[]]
+    for word in words:
+        if word.startswith("--"):
+            lines.append([])
+        lines[-1].append(word)
+    return " \\\n    ".join(map(shlex.join, lines))
 
 
 def serve_command(
@@ -93,6 +104,6 @@ def serve_command(
     command += ["--gpu-memory-utilization", str(profile.gpu_memory_utilization)]
     command += ["--reasoning-parser", "deepseek_r1"]
     command += ["--shutdown-timeout", "5"]  # seconds that running requests may take to finish after a stop
-    if profile.name == "classroom":
+    if profile.enforce_eager:
         command += ["--enforce-eager"]  # no compilation: on a CPU it costs a minute and gains nothing here
     return [*command, *extra]

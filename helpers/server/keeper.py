@@ -16,9 +16,9 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from helpers.server.state import KILL_WAIT_S, POLL_S, State, end, ident, living
+from helpers.server.state import KILL_WAIT_S, POLL_S, StateFile, end, ident, living
 
 __all__ = ["keep"]
 
@@ -26,9 +26,9 @@ ORPHAN_WAIT_S = 3.0
 PR_SET_CHILD_SUBREAPER = 36
 
 
-def keep(state_file: Path) -> int:
+def keep(file: StateFile) -> int:
     """Run the server until it ends or nobody uses it; leave nothing of its session. Returns its exit code."""
-    state = State.read(state_file)
+    state = file.read()
     if state is None:
         return 2
     with suppress(AttributeError):  # Linux only
@@ -42,34 +42,34 @@ def keep(state_file: Path) -> int:
         server = subprocess.Popen([*die_with_keeper, *state.command])
         pid, born = ident(server.pid)
         state = replace(state, pid=pid, create_time=born, processes=[keeper, (pid, born)])
-        state.write(state_file)
+        file.write(state)
         while server.returncode is None:
             with suppress(subprocess.TimeoutExpired):
                 server.wait(timeout=POLL_S)
-            _end_if_unused(state_file)
+            _end_if_unused(file)
     finally:
         end(state, timeout_s=ORPHAN_WAIT_S)
         code = server.wait() if server else 1
         with suppress(ChildProcessError):  # none left
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
-        left = State.read(state_file)
+        left = file.read()
         if left and left.processes[:1] == [keeper] and left.users:  # nobody asked for this end: leave a note
-            replace(left, exit_code=code).write(state_file)
+            file.write(replace(left, exit_code=code))
     return code
 
 
-def _end_if_unused(state_file: Path) -> None:
-    state = State.read(state_file)
+def _end_if_unused(file: StateFile) -> None:
+    state = file.read()
     if state is None or any(living(user) for user in state.users):
         return
-    with suppress(Timeout), FileLock(state_file.with_suffix(".lock"), timeout=0):
-        state = State.read(state_file)  # somebody may have come in before the lock was ours
+    with suppress(Timeout), file.locked(timeout_s=0):
+        state = file.read()  # somebody may have come in before the lock was ours
         if state and not any(living(user) for user in state.users):
             print("keeper: no kernel uses this server any more, ending it", flush=True)
-            state_file.unlink()
+            file.path.unlink()
             end(state, timeout_s=KILL_WAIT_S)
 
 
 if __name__ == "__main__":
-    sys.exit(keep(Path(sys.argv[1])))
+    sys.exit(keep(StateFile(Path(sys.argv[1]))))

@@ -10,32 +10,30 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import httpx
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from tqdm import tqdm
 
-from helpers.config import REPO_ROOT
+from helpers.config import REPO_ROOT, bin_first, no_proxy_for
 from helpers.errors import ServerError
 from helpers.machine import free_port, port_is_free, port_owner
 from helpers.server import log as server_log
-from helpers.server import state as processes
+from helpers.server import state as states
+from helpers.server.base import Server
 from helpers.server.command import LOOPBACK, ServeCommand, readable
-from helpers.server.state import Ident, State
+from helpers.server.state import STOP_TIMEOUT_S, Ident, State, StateFile, ident, living, members, start_keeper
 
-__all__ = ["STATE_DIR", "VLLMServer", "end_server", "unexpected_end"]
+__all__ = ["VLLMServer", "unexpected_end"]
 
-STATE_DIR = REPO_ROOT / "build" / "servers"
 LOG_DIR = REPO_ROOT / "build" / "logs"
 POLL_S = 0.25
-STOP_TIMEOUT_S = 20.0  # more than --shutdown-timeout, or requests could not finish within it
 START_ABORT_S = 5.0  # a server that is still loading has nothing to finish
 LOG_LINES = 12
 
 
-class VLLMServer:
+class VLLMServer(Server):
     """One `vllm serve`: start it or attach to it, wait until it answers, stop it with everything it started.
 
     Args:
@@ -49,8 +47,6 @@ class VLLMServer:
     Attributes:
         base_url: `http://127.0.0.1:<port>`, without `/v1`.
         api_key: the key to call it with; `sk-xxx` where it asks for none, since clients insist on one.
-        headers: the HTTP header that carries the key.
-        remote: False; see `helpers.server.remote.RemoteServer`.
         attached: True when `start` found the server already running.
         pid: process id of `vllm serve`; None when it does not run or is not of this course.
         ready_after_s: seconds from `start` to the first good answer; 0 when attached.
@@ -81,29 +77,22 @@ class VLLMServer:
             )
         self.base_url = f"http://{'127.0.0.1' if self.host in ('0.0.0.0', *LOOPBACK) else self.host}:{self.port}"
         self.api_key = self.env.get("VLLM_API_KEY") or "sk-xxx"
-        self.headers = {"Authorization": f"Bearer {self.api_key}"}
         self.log_file = Path(log_file or LOG_DIR / f"server-{self.port}.log")
         if not ready_timeout_s > 0:
             raise ServerError(f"ready_timeout_s 要大于 0（秒），现在是 {ready_timeout_s!r}。")
         self.ready_timeout_s = ready_timeout_s
         self.ready_after_s = 0.0
         self.attached = False
-        self._state_file = STATE_DIR / f"{self.port}.json"
+        self.state_file = StateFile(states.STATE_DIR / f"{self.port}.json")
         self._foreign = False
 
     def __repr__(self) -> str:
         return f"VLLMServer({self.command.name!r}, {self.base_url})"
 
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.stop()
-
     @property
     def pid(self) -> int | None:
-        state = State.read(self._state_file)
-        return state.pid if state and processes.living((state.pid, state.create_time)) else None
+        state = self.state_file.living()
+        return state.pid if state else None
 
     def log_tail(self, *, lines: int = 20) -> str:
         """The last `lines` lines of the server's log; empty when there is no log."""
@@ -118,13 +107,12 @@ class VLLMServer:
         """
         deadline = time.monotonic() + self.ready_timeout_s
         try:
-            STATE_DIR.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self._state_file.with_suffix(".lock"))
-            with lock.acquire(timeout=self.ready_timeout_s):  # held while another notebook starts it
+            self.state_file.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.state_file.locked(timeout_s=self.ready_timeout_s):  # held while another notebook starts it
                 if not self._attach():
                     self._launch(deadline)
         except Timeout:
-            raise ServerError(f"等了 {self.ready_timeout_s:g} 秒，另一个笔记本 还没有启动完这个服务器。") from None
+            raise ServerError(f"等了 {self.ready_timeout_s:g} 秒，另一个笔记本还没有启动完这个服务器。") from None
         except OSError as error:
             raise ServerError(f"写不了文件 {error.filename}：{error.strerror}。请检查路径、权限和剩余空间。") from error
         return self
@@ -137,38 +125,44 @@ class VLLMServer:
         if self._foreign:
             print(f"{self.base_url} 上的服务器不是本课程启动的，没有停它。")
             return
-        if not self._state_file.exists():
+        if not self.state_file.path.exists():
             print(f"{self.base_url} 上没有本课程的服务器在运行。")
             return
-        with FileLock(self._state_file.with_suffix(".lock")):
-            state = State.read(self._state_file)
-            if state is None:
+        with self.state_file.locked():
+            if self._leave_to_others():
                 return
-            others = [user for user in state.users if user != processes.ident() and processes.living(user)]
-            if others and state.exit_code is None:
-                replace(state, users=others).write(self._state_file)
-                print(f"还有别的笔记本 在用这个服务器（pid {', '.join(str(pid) for pid, _ in others)}），先不停它。")
-                return
-            if state.exit_code is not None:
-                print(unexpected_end(state))
-            end_server(state, self._state_file, timeout_s=timeout_s)
+            self.state_file.end(timeout_s=timeout_s)
         print(f"服务器已停止，端口 {self.port} 已空出。")
 
     def hand_over(self, user: Ident) -> None:
         """Let the server run for as long as `user` lives, instead of this process."""
-        with FileLock(self._state_file.with_suffix(".lock")):
-            state = State.read(self._state_file)
+        with self.state_file.locked():
+            state = self.state_file.read()
             if state is None:
                 raise ServerError(f"{self.base_url} 上的服务器已经结束了，日志在 {self.log_file}。")
-            replace(state, users=[user]).write(self._state_file)
+            self.state_file.write(replace(state, users=[user]))
+
+    def _leave_to_others(self) -> bool:
+        """Give up our use of a server that other notebooks use too; False when it is nobody's but ours."""
+        state = self.state_file.read()
+        if state is None:
+            return False
+        if state.exit_code is not None:
+            print(unexpected_end(state))
+            return False
+        others = [user for user in state.users if user != ident() and living(user)]
+        if others:
+            self.state_file.write(replace(state, users=others))
+            print(f"还有别的笔记本在用这个服务器（pid {', '.join(str(pid) for pid, _ in others)}），先不停它。")
+        return bool(others)
 
     def _attach(self) -> bool:
         """Join the server that runs already; clear away what a dead one left; False when the port is free."""
-        state = State.read(self._state_file)
+        state = self.state_file.read()
         if port_is_free(self.port, host=self.host):
             if state:  # it died, or its kernel did while it was loading
                 print(unexpected_end(state))
-                end_server(state, self._state_file, timeout_s=0)
+                self.state_file.end(timeout_s=0)
             return False
         served = self._served()
         names = {str(card.get("id")): str(card.get("root")) for card in served}
@@ -178,36 +172,32 @@ class VLLMServer:
         print(f"{self.base_url} 上已经有这个模型的服务器在运行，直接使用。")
         if state:
             self.log_file = Path(state.log)
-            replace(state, users=[*{*state.users, processes.ident()}]).write(self._state_file)
+            self.state_file.write(replace(state, users=[*{*state.users, ident()}]))
             if state.command[1:] != self.command.words[1:]:
                 print(f"注意：它启动时用的命令不同：\n{readable(state.command)}\n要用新的参数，请先停掉它，再启动。")
         return True
 
     def _launch(self, deadline: float) -> None:
-        program = self.command.program()
-        no_proxy = ",".join(filter(None, [self.env.get("no_proxy") or self.env.get("NO_PROXY"), *LOOPBACK]))
-        env = self.env | {"NO_PROXY": no_proxy, "no_proxy": no_proxy, "PYTHONUNBUFFERED": "1"}
+        program = self.command.program(offline=self.env.get("HF_HUB_OFFLINE") == "1")
+        env = self.env | bin_first(self.env) | no_proxy_for(self.env, *LOOPBACK) | {"PYTHONUNBUFFERED": "1"}
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         print(readable(self.command.words))
         if self.host not in LOOPBACK:
             print("注意：密钥只保护 /v1 下的接口。/invocations（也能推理）、/metrics、/tokenize 不要密钥，谁都能用。")
         began = time.monotonic()
+        self.state_file.write(State(self.port, self.command.model, program, str(self.log_file), [ident()]))
         with self.log_file.open("wb") as log:
-            state = State(
-                self.port, self.command.model, self.command.name, program, str(self.log_file), [processes.ident()]
-            )
-            state.write(self._state_file)
-            keeper = processes.start_keeper(self._state_file, env=env, log=log.fileno())
+            keeper = start_keeper(self.state_file.path, env=env, log=log.fileno())
         try:
             self._wait(keeper, deadline)
-            state = State.read(self._state_file) or state
-            known = [(member.pid, member.create_time()) for member in processes.members(state)]
-            replace(state, processes=[*dict.fromkeys([*state.processes, *known])]).write(self._state_file)
+            if state := self.state_file.read():
+                known = [(member.pid, member.create_time()) for member in members(state)]
+                self.state_file.write(replace(state, processes=[*dict.fromkeys([*state.processes, *known])]))
         except BaseException:
-            state = State.read(self._state_file) or state
-            if not state.processes and keeper.poll() is None:  # it has not come to write its own file yet
-                state = replace(state, processes=[processes.ident(keeper.pid)])
-            end_server(state, self._state_file, timeout_s=START_ABORT_S)
+            state = self.state_file.read()
+            if state and not state.processes and keeper.poll() is None:  # it has not come to write its own file yet
+                self.state_file.write(replace(state, processes=[ident(keeper.pid)]))
+            self.state_file.end(timeout_s=START_ABORT_S)
             keeper.wait()
             raise
         self.attached, self._foreign, self.ready_after_s = False, False, time.monotonic() - began
@@ -262,11 +252,3 @@ def unexpected_end(state: State) -> str:
     code = state.exit_code
     how = "" if code is None else f"（被信号 {-code} 杀死）" if code < 0 else f"（退出码 {code}）"
     return f"端口 {state.port} 上原来的服务器意外结束了{how}，日志在 {state.log}。残留的进程会一并清理。"
-
-
-def end_server(state: State, state_file: Path, *, timeout_s: float = STOP_TIMEOUT_S) -> None:
-    """End a server, whoever uses it, and forget it. Raises ServerError if a process cannot be ended."""
-    left = processes.end(state, timeout_s=timeout_s)
-    if left:
-        raise ServerError(f"这些进程停不掉：pid {', '.join(str(p.pid) for p in left)}。请运行 kill -9 加上这些 pid。")
-    state_file.unlink(missing_ok=True)

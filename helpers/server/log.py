@@ -8,6 +8,7 @@ from pathlib import Path
 __all__ = ["PHASES", "diagnose", "phase", "tail"]
 
 TAIL_BYTES = 200_000
+MISSING_PACKAGE = r"No module named '([\w.]+)'"
 
 # (what the log says, what is going on from there); the one that occurs last in the log counts
 PHASES = [
@@ -22,7 +23,7 @@ PHASES = [
     ("Supported tasks", "启动 HTTP 服务"),
 ]
 
-# (pattern, what happened, what to do); groups of the pattern fill the braces; the first that matches counts
+# (pattern, what happened, what to do); groups of the pattern fill the braces; what stands last in the log counts
 DIAGNOSES = [
     (
         r"unrecognized arguments: (.+)",
@@ -57,7 +58,7 @@ DIAGNOSES = [
     (
         r"SafetensorError: ([^\n]+)",
         "权重文件不完整或已损坏（{0}）。",
-        "删掉损坏的权重文件，再运行 02 号笔记本 重新下载。",
+        "删掉损坏的权重文件，再运行 02 号笔记本重新下载。",
     ),
     (
         r"max_model_len \((\d+)\) is greater than the derived max_model_len \(max_position_embeddings=(\d+)",
@@ -82,7 +83,7 @@ DIAGNOSES = [
     (
         r"\(([\d.]+)/([\d.]+) GiB\) on startup is less than desired (?:GPU|CPU) memory utilization \(([\d.]+)",
         "空闲内存不够：共 {1} GiB，空闲 {0} GiB，而 --gpu-memory-utilization 要占用其中的 {2}。",
-        "关掉占内存的程序（例如另一个笔记本 里的 LLM），或把 --gpu-memory-utilization 调小。",
+        "关掉占内存的程序（例如另一个笔记本里的 LLM），或把 --gpu-memory-utilization 调小。",
     ),
     (
         r"(?:CUDA out of memory|OutOfMemoryError)",
@@ -100,7 +101,12 @@ DIAGNOSES = [
         "运行 python -m helpers.doctor，看该装哪一个 wheel。",
     ),
     (
-        r"No module named '([\w.]+)'",
+        r"No such file or directory: '(ninja|[\w/.-]*nvcc)'",
+        "FlashInfer 要在第一次启动时编译算子，可是找不到 {0}。",
+        "去掉自己设的 VLLM_USE_FLASHINFER_SAMPLER（课程默认设成 0，速度一样），重启内核，再启动。",
+    ),
+    (
+        MISSING_PACKAGE,
         "缺少 Python 包 {0}。",
         "按 README 重新安装环境。",
     ),
@@ -114,10 +120,17 @@ def phase(log: str) -> str:
 
 def diagnose(log: str) -> tuple[str, str] | None:
     """Say what went wrong and what to do; None where the log holds nothing that is known."""
+    ends = [
+        line for line in log.splitlines() if re.search(r"\w+(Error|Exception)\b", line) and "root cause" not in line
+    ]
+    best: tuple[int, str, str] | None = None
     for pattern, what, todo in DIAGNOSES:
-        if found := re.search(pattern, log):
-            return what.format(*found.groups()), todo.format(*found.groups())
-    return None
+        for found in re.finditer(pattern, log):
+            if pattern == MISSING_PACKAGE and not (ends and found[0] in ends[-1]):
+                continue  # an import that failed and was handled
+            if best is None or found.start() > best[0]:
+                best = found.start(), what.format(*found.groups()), todo.format(*found.groups())
+    return best[1:] if best else None
 
 
 def tail(file: Path, *, lines: int | None = None) -> str:

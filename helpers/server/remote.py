@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Self
 
 import httpx
 
 from helpers.config import Profile
 from helpers.errors import ServerError
+from helpers.server.base import Server
 
-__all__ = ["RemoteServer", "skip_engine_cells"]
+__all__ = ["RemoteServer"]
 
 TIMEOUT_S = 10.0
 
 
-class RemoteServer:
-    """What the calling notebooks use of `helpers.server.VLLMServer`, for the server at `profile.base_url`.
-
-    Attributes:
-        base_url: `http://<host>:<port>`, without `/v1`.
-        api_key: the key to call it with; `sk-xxx` where none was given, since clients insist on one.
-        headers: the HTTP header that carries the key.
-        remote: True: only `/v1/models`, `/v1/completions` and `/v1/chat/completions` can be counted on.
-    """
+class RemoteServer(Server):
+    """The server at `profile.base_url`."""
 
     remote = True
 
     def __init__(self, profile: Profile) -> None:
         self.base_url = profile.base_url
         self.api_key = profile.api_key or "sk-xxx"
-        self.headers = {"Authorization": f"Bearer {self.api_key}"}
         self._key_is_set = bool(profile.api_key)
         self._model = profile.served_model_name
 
     def __repr__(self) -> str:
         return f"RemoteServer({self.base_url})"
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.stop()
 
     def start(self) -> Self:
         """Check that the server answers, takes the key and has the model.
@@ -83,17 +69,3 @@ class RemoteServer:
                 f"连不上 {self.base_url}（{type(error).__name__}）。请核对 TUTORIAL_BASE_URL，"
                 "确认和老师的机器在同一个网络里；设了代理的话，把这个地址加进 NO_PROXY。"
             ) from None
-
-
-def skip_engine_cells() -> None:
-    """From now on, a cell of this notebook that begins with `# engine` only says that it needs vLLM here.
-
-    For a learner's machine that has none: the cells that call the server still run. Introduced in notebook 07.
-    """
-    from IPython import get_ipython
-
-    def skip(lines: list[str]) -> list[str]:
-        marked = bool(lines) and lines[0].startswith("# engine")
-        return ["print('这一格要用本机的引擎，跳过。')\n"] if marked else lines
-
-    get_ipython().input_transformers_cleanup.append(skip)

@@ -10,15 +10,23 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import psutil
+from filelock import FileLock
 
-__all__ = ["Ident", "State", "end", "ident", "living", "members", "start_keeper", "wait_ended"]
+from helpers.config import REPO_ROOT
+from helpers.errors import ServerError
 
+__all__ = [
+    "Ident", "State", "StateFile", "end", "ident", "living", "members", "start_keeper", "state_files", "wait_ended",
+]  # fmt: skip
+
+STATE_DIR = REPO_ROOT / "build" / "servers"  # one file a port
+STOP_TIMEOUT_S = 20.0  # more than --shutdown-timeout, or requests could not finish within it
 POLL_S = 0.5
 KILL_WAIT_S = 10.0
 
@@ -30,6 +38,7 @@ class State:
     """What is known of one server, as it stands in its JSON file.
 
     Attributes:
+        model: path of the model folder.
         pid, create_time: the server process itself; 0 before it is launched.
         processes: every process known to belong to it, the keeper (leader of the session) first.
         users: the kernels that use it; the keeper ends the server once none of them lives.
@@ -38,7 +47,6 @@ class State:
 
     port: int
     model: str
-    served_model_name: str
     command: list[str]
     log: str
     users: list[Ident]
@@ -47,21 +55,54 @@ class State:
     processes: list[Ident] = field(default_factory=list)
     exit_code: int | None = None
 
-    @classmethod
-    def read(cls, file: Path) -> State | None:
-        """Read the file; None where it is missing or not one of ours."""
+
+class StateFile:
+    """The JSON file of one server, and the lock beside it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> State | None:
+        """What the file holds; None where it is missing or not one of ours."""
         try:
-            data = json.loads(file.read_text(encoding="utf-8"))
+            data = json.loads(self.path.read_text(encoding="utf-8"))
             pairs = {name: [(int(pid), float(born)) for pid, born in data[name]] for name in ("users", "processes")}
-            return cls(**(data | pairs))
+            return State(**(data | pairs))
         except (OSError, ValueError, TypeError, LookupError):
             return None
 
-    def write(self, file: Path) -> None:
+    def write(self, state: State) -> None:
         """Replace the file in one step, so that no reader meets half of it."""
-        draft = file.with_suffix(f".{os.getpid()}.tmp")
-        draft.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
-        draft.replace(file)
+        draft = self.path.with_suffix(f".{os.getpid()}.tmp")
+        draft.write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
+        draft.replace(self.path)
+
+    def living(self) -> State | None:
+        """What the file holds, if the server process itself lives."""
+        state = self.read()
+        return state if state and living((state.pid, state.create_time)) else None
+
+    def locked(self, *, timeout_s: float = -1) -> FileLock:
+        """The lock, for a `with` block. Raises filelock.Timeout after `timeout_s` seconds; -1: never."""
+        return FileLock(self.path.with_suffix(".lock"), timeout=timeout_s)
+
+    def end(self, *, timeout_s: float = STOP_TIMEOUT_S) -> None:
+        """End the server, whoever uses it, and forget it.
+
+        Raises:
+            ServerError: a process cannot be ended; the message names its pid.
+        """
+        state = self.read()
+        left = end(state, timeout_s=timeout_s) if state else []
+        if left:
+            pids = ", ".join(str(process.pid) for process in left)
+            raise ServerError(f"这些进程停不掉：pid {pids}。请运行 kill -9 加上这些 pid。")
+        self.path.unlink(missing_ok=True)
+
+
+def state_files() -> list[StateFile]:
+    """The files of all servers that this course started, by port."""
+    return [StateFile(path) for path in sorted(STATE_DIR.glob("*.json"))]
 
 
 def ident(pid: int | None = None) -> Ident:
@@ -105,28 +146,34 @@ def wait_ended(group: Sequence[psutil.Process], *, timeout_s: float) -> list[psu
 def end(state: State, *, timeout_s: float) -> list[psutil.Process]:
     """End a server: TERM to it, up to `timeout_s` seconds for everything to leave, then KILL; never this process.
 
+    The keeper goes last: as long as it lives, the session can be listed.
+
     Returns:
         The processes that are still there after all, normally none.
     """
     keeper = state.processes[0][0] if state.processes else 0
     server = living((state.pid, state.create_time))
-    for process in [server] if server else members(state):
+    for process in [server] if server else _others(state):
         with suppress(psutil.NoSuchProcess):
-            if process.pid != os.getpid():
-                process.terminate()
-    wait_ended([p for p in members(state) if p.pid not in (keeper, os.getpid())], timeout_s=timeout_s)
-    for last in (False, True):  # the keeper goes last: as long as it lives, the session can be listed
-        rest = [p for p in members(state) if p.pid != os.getpid() and (last or p.pid != keeper)]
-        if last:
-            rest = wait_ended(rest, timeout_s=2 * POLL_S + 1)  # it leaves by itself, a moment after the server
-        for process in rest:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        wait_ended(rest, timeout_s=KILL_WAIT_S)
+            process.terminate()
+    _kill(wait_ended([p for p in _others(state) if p.pid != keeper], timeout_s=timeout_s))
+    _kill(wait_ended(_others(state), timeout_s=2 * POLL_S + 1))  # a moment after the server, it leaves by itself
     with suppress(psutil.Error, ChildProcessError):  # a zombie keeper is no longer "living": reap it if it is our child
         if keeper != os.getpid() and psutil.Process(keeper).ppid() == os.getpid():
             psutil.Process(keeper).wait(timeout=0)
+    return _others(state)
+
+
+def _others(state: State) -> list[psutil.Process]:
     return [process for process in members(state) if process.pid != os.getpid()]
+
+
+def _kill(processes: Iterable[psutil.Process]) -> None:
+    killed = list(processes)
+    for process in killed:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    wait_ended(killed, timeout_s=KILL_WAIT_S)
 
 
 def start_keeper(state_file: Path, *, env: dict[str, str], log: int) -> subprocess.Popen[bytes]:
