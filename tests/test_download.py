@@ -68,12 +68,15 @@ def test_local_dir_gets_every_file_and_a_second_call_transfers_none(hub: Mirror,
 
 
 @pytest.mark.parametrize("where", ["MODELSCOPE_CACHE", "above model_dir"])
-def test_the_new_cache_layout_is_found(where: str, hub: Mirror, tmp_path: Path) -> None:
+def test_the_new_cache_layout_is_found(
+    where: str, hub: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = tmp_path / "disk" if where == "above model_dir" else None
     folder = download(cache_dir=cache)
     assert folder == (cache or tmp_path / "cache") / "models" / "classroom--Tiny" / "snapshots" / "master"
-    environ = {} if cache else {"MODELSCOPE_CACHE": str(tmp_path / "cache")}
-    assert find_model(profile(tmp_path / "disk" / "models" / MODEL_ID), environ=environ) == folder
+    if cache is None:
+        monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "cache"))
+    assert find_model(profile(tmp_path / "disk" / "models" / MODEL_ID)) == folder
 
 
 def test_a_cut_connection_is_resumed_where_it_stopped(hub: Mirror, weights: bytes, tmp_path: Path) -> None:
@@ -121,7 +124,7 @@ def test_killed_in_the_middle_it_is_refused_and_then_finished(hub: Mirror, weigh
     with pytest.raises(ModelError, match="临时文件"):
         check_model(tmp_path / "m")
     with pytest.raises(ModelError, match="临时文件"):
-        find_model(profile(tmp_path / "m"), environ={"HOME": str(tmp_path)})
+        find_model(profile(tmp_path / "m"))
     rest = len(weights) - partial.stat().st_size
     fault.pause_s = 0
     folder = download(local_dir=tmp_path / "m")

@@ -16,7 +16,6 @@ from download_kit import MODEL_ID, TINY, WEIGHTS, make_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import models
 from helpers.config import Profile, get_profile
 from helpers.errors import ModelError
 from helpers.models import (
@@ -24,6 +23,7 @@ from helpers.models import (
     ModelSize,
     check_model,
     explain_download_error,
+    find,
     find_model,
     model_size,
 )
@@ -138,7 +138,7 @@ def test_a_broken_folder_is_refused_by_the_name_of_the_file(fault: str, tmp_path
         check_model(folder)
     assert str(folder / name) in str(caught.value)
     with pytest.raises(ModelError) as caught:
-        find_model(profile(folder), environ={"MODELSCOPE_CACHE": str(tmp_path / "none")})
+        find_model(profile(folder))
     assert str(folder / name) in str(caught.value)
 
 
@@ -170,6 +170,11 @@ def test_any_bytes_as_weights_are_refused_with_our_error(
 # --- where it lies
 
 
+@pytest.fixture(autouse=True)
+def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "none"))
+
+
 @pytest.mark.parametrize(
     "place",
     [
@@ -187,47 +192,60 @@ def test_any_bytes_as_weights_are_refused_with_our_error(
 def test_every_cache_layout_is_found(root: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     cache = {"home": tmp_path / "home/.cache/modelscope", "above": tmp_path / "disk"}.get(root, tmp_path / "cache")
-    environ = {"MODELSCOPE_CACHE": str(cache)} if root == "MODELSCOPE_CACHE" else {}
+    monkeypatch.delenv("MODELSCOPE_CACHE")
+    if root == "MODELSCOPE_CACHE":
+        monkeypatch.setenv("MODELSCOPE_CACHE", str(cache))
     wanted = profile(tmp_path / "disk" / "weights" / "acme" / "mine", model_id="acme/R1.5-7B")
     with pytest.raises(ModelError):
-        find_model(wanted, environ=environ)
+        find_model(wanted)
     folder = make_model(cache / place, weights=10)
-    assert find_model(wanted, environ=environ) == folder
+    assert find_model(wanted) == folder
 
 
 def test_model_dir_comes_before_the_cache_and_master_before_other_revisions(tmp_path: Path) -> None:
-    environ = {"MODELSCOPE_CACHE": str(tmp_path / "cache")}
-    snapshots = tmp_path / "cache" / "models" / "classroom--Tiny" / "snapshots"
+    snapshots = tmp_path / "none" / "models" / "classroom--Tiny" / "snapshots"
     make_model(snapshots / "aaa", weights=10)
     make_model(snapshots / "master", weights=10)
     wanted = profile(tmp_path / "a" / "b" / "m")
-    assert find_model(wanted, environ=environ) == snapshots / "master"
+    assert find_model(wanted) == snapshots / "master"
     (snapshots / "master" / WEIGHTS).unlink()
-    assert find_model(wanted, environ=environ) == snapshots / "aaa"
+    assert find_model(wanted) == snapshots / "aaa"
     make_model(wanted.model_dir, weights=10)
-    assert find_model(wanted, environ=environ) == wanted.model_dir
+    assert find_model(wanted) == wanted.model_dir
 
 
 def test_the_shipped_model_serves_the_classroom_profile_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shipped = make_model(tmp_path / "shipped", weights=10)
-    monkeypatch.setattr(models, "CLASSROOM_MODEL_DIR", shipped)
-    environ = {"MODELSCOPE_CACHE": str(tmp_path / "none")}
-    assert find_model(profile(tmp_path / "a/b/m", name="classroom"), environ=environ) == shipped
+    monkeypatch.setattr(find, "CLASSROOM_MODEL_DIR", shipped)
+    assert find_model(profile(tmp_path / "a/b/m", name="classroom")) == shipped
     with pytest.raises(ModelError, match="02 号笔记本") as caught:
-        find_model(profile(tmp_path / "a/b/m"), environ=environ)
+        find_model(profile(tmp_path / "a/b/m"))
     assert str(tmp_path / "a/b/m") in str(caught.value) and str(tmp_path / "none") in str(caught.value)
 
 
 def test_a_broken_folder_that_the_reader_named_is_not_replaced_in_silence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "CLASSROOM_MODEL_DIR", make_model(tmp_path / "shipped", weights=10))
+    monkeypatch.setattr(find, "CLASSROOM_MODEL_DIR", make_model(tmp_path / "shipped", weights=10))
     mine = make_model(tmp_path / "mine", weights=10)
     (mine / "tokenizer.json").unlink()
     wanted = profile(mine, name="classroom")
-    assert find_model(wanted, environ={}) == tmp_path / "shipped"
+    assert find_model(wanted) == tmp_path / "shipped"
     with pytest.raises(ModelError, match=r"tokenizer\.json"):
-        find_model(wanted, environ={"TUTORIAL_MODEL_DIR": str(mine)})
+        find_model(replace(wanted, model_dir_is_named=True))
+
+
+def test_a_folder_that_the_reader_named_and_that_is_not_there_is_said_aloud(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shipped = make_model(tmp_path / "shipped", weights=10)
+    monkeypatch.setattr(find, "CLASSROOM_MODEL_DIR", shipped)
+    wanted = profile(tmp_path / "mistyped", name="classroom")
+    assert find_model(wanted) == shipped
+    assert capsys.readouterr().out == ""
+    assert find_model(replace(wanted, model_dir_is_named=True)) == shipped
+    said = capsys.readouterr().out
+    assert str(tmp_path / "mistyped") in said and str(shipped) in said
 
 
 # --- why a download failed (errors of the real SDK are in test_download.py)

@@ -25,6 +25,7 @@ from helpers.server import local as server
 from helpers.server import log as server_log
 from helpers.server import state as processes
 from helpers.server.__main__ import main
+from helpers.server.command import ServeCommand, readable
 from helpers.server.state import State, StateFile
 
 FAKE = [sys.executable, str(Path(__file__).parent / "fakes" / "fake_vllm.py")]
@@ -175,7 +176,8 @@ def test_interrupt_before_the_keeper_has_written_its_file(make: Make, monkeypatc
         until(lambda: one.pid and len(mentioning(one.command.model)) == 1)
         state = StateFile(file).read()
         assert state
-        StateFile(file).write(replace(state, pid=0, create_time=0.0, processes=[]))  # as if the keeper had not come to it
+        # as if the keeper had not come to it
+        StateFile(file).write(replace(state, pid=0, create_time=0.0, processes=[]))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(one, "_wait", interrupt)
@@ -460,6 +462,47 @@ def test_recorded_messages_are_recognised(name: str) -> None:
     sentence = RECORDED[name]["says"]
     found = server_log.diagnose("\n".join(["INFO loading", RECORDED[name]["log"], "Traceback …"]))
     assert found and sentence in found[0] + found[1]
+
+
+def test_what_stands_last_in_the_log_is_the_cause() -> None:
+    taken = "OSError: [Errno 98] Address already in use"
+    unknown_flag = "vllm: error: unrecognized arguments: --x"
+    assert "端口" in (server_log.diagnose(f"{unknown_flag}\n{taken}") or "")[0]
+    assert "--x" in (server_log.diagnose(f"{taken}\n{unknown_flag}") or "")[0]
+
+
+def test_a_missing_package_is_the_cause_only_where_it_ended_the_engine() -> None:
+    missing, handled = (
+        "ModuleNotFoundError: No module named 'triton'",
+        "INFO Failed to import: No module named 'triton'",
+    )
+    wrapped = "RuntimeError: Engine core initialization failed. See root cause above."
+    assert "triton" in (server_log.diagnose(f"{missing}\n{wrapped}") or "")[0]
+    assert server_log.diagnose(f"{handled}\n{missing}\nKeyError: 'never seen'\n{wrapped}") is None
+
+
+def test_a_printed_command_can_be_pasted() -> None:
+    words = ["vllm", "serve", "/my model", "--chat-template", "a --b", "--enforce-eager", "--port", "8000"]
+    shown = readable(words)
+    assert shown.splitlines()[1:] == ["    --chat-template 'a --b' \\", "    --enforce-eager \\", "    --port 8000"]
+    assert shlex.split(shown.replace("\\\n", "")) == words
+
+
+def test_a_relative_model_folder_is_checked_before_start(tmp_path: Path) -> None:
+    def start(model: str, **options: bool) -> list[str]:
+        return ServeCommand([*FAKE, "serve", model]).program(**options)
+
+    with pytest.raises(ServerError, match="models/R1 不存在"):
+        start("models/R1")
+    assert start("owner/name", offline=False)[-1] == "owner/name"
+    with pytest.raises(ServerError, match="不存在"):
+        start("models/a/b", offline=False)
+
+
+def test_the_server_finds_the_tools_of_its_environment_first(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")  # of a kernel that knows nothing of its environment
+    one = make().start()
+    assert psutil.Process(one.pid).environ()["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
 
 
 def test_an_unknown_message_is_not_explained_away() -> None:
