@@ -11,7 +11,6 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
@@ -32,15 +31,17 @@ class Mirror:
         served: the last 10 000 requests, oldest first; `served.clear()` begins a new count.
     """
 
-    def __init__(
-        self, root: Path, *, host: str = "127.0.0.1", port: int = 0, on_sent: Callable[[Served], None] | None = None
-    ) -> None:
-        """Prepare to serve `root`; port 0 is any free one. Raises MirrorError if `root` is no folder."""
-        app = create_app(root, on_sent=on_sent)
+    def __init__(self, root: Path, *, host: str = "127.0.0.1", port: int = 0, log: bool = False) -> None:
+        """Prepare to serve `root`; port 0 is any free one; `log`: print a line for each request.
+
+        Raises MirrorError if `root` is no folder.
+        """
+        app = create_app(root)
         self.app: ASGIApp = app
         self.served: deque[Served] = app.state.served
         self.endpoint = ""
         self._address = (host, port)
+        self._log_level = "info" if log else "error"
         self._server: uvicorn.Server | None = None
 
     @property
@@ -57,7 +58,7 @@ class Mirror:
                 raise MirrorError("镜像不能用 {}:{}（{}）。请换一个端口。".format(*self._address, error)) from None
             host, port = listener.getsockname()[:2]
             self.endpoint = f"http://{lan_address() if host == '0.0.0.0' else host}:{port}"
-            config = uvicorn.Config(self.app, lifespan="off", log_level="error", timeout_graceful_shutdown=1)
+            config = uvicorn.Config(self.app, lifespan="off", log_level=self._log_level, timeout_graceful_shutdown=1)
             self._server = uvicorn.Server(config)
             self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
             self._thread.start()
@@ -78,15 +79,6 @@ class Mirror:
         self.stop()
 
 
-def _show_progress(entry: Served) -> None:
-    """Print who fetches what: a line when a file is whole, and at each tenth of one above 100 MB."""
-    tenth = 10 * (entry.first_byte + entry.sent_bytes) // max(entry.total_bytes, 1)
-    if entry.file and entry.status in (200, 206) and tenth != entry.shown_tenth:
-        entry.shown_tenth = tenth
-        if tenth == 10 or entry.total_bytes > 100e6:
-            print(f"{time.strftime('%X')}  {entry.client}  {entry.file}  {10 * tenth} %", flush=True)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Serve a folder until Ctrl-C. Return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m helpers.classroom.mirror", description=__doc__)
@@ -95,10 +87,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=8090)
     chosen = parser.parse_args(arguments)
     try:
-        mirror = Mirror(chosen.folder, host=chosen.host, port=chosen.port, on_sent=_show_progress)
+        mirror = Mirror(chosen.folder, host=chosen.host, port=chosen.port, log=True)
         for model_id in list_models(chosen.folder):
             print(f"{model_id}：计算 SHA-256 …", flush=True)  # now, for the SDK waits only 15 s for a listing
-            list(map(sha256, list_files(chosen.folder, model_id).values()))
+            for file in list_files(chosen.folder, model_id).values():
+                sha256(file)
         mirror.start()
     except MirrorError as error:
         print(error)

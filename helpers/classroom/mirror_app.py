@@ -10,8 +10,7 @@ import hashlib
 import re
 import threading
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -43,15 +42,13 @@ class Served:
     first_byte: int = 0
     total_bytes: int = 0  # of the whole file, even if only its rest was asked for
     sent_bytes: int = 0
-    shown_tenth: int = field(default=-1, repr=False)  # the last progress line on the command line
 
 
-def create_app(root: Path, *, on_sent: Callable[[Served], None] | None = None) -> Starlette:
+def create_app(root: Path) -> Starlette:
     """Build the mirror of `root/<owner>/<name>/` as an ASGI application; `app.state.served` lists its requests.
 
     Args:
         root: folder of the models; nothing outside it is ever read.
-        on_sent: called whenever a part of an answer goes out.
 
     Raises:
         MirrorError: `root` is no folder.
@@ -91,7 +88,7 @@ def create_app(root: Path, *, on_sent: Callable[[Served], None] | None = None) -
     served: deque[Served] = deque(maxlen=10_000)
     app = Starlette(
         routes=[Route(f"{MODEL}/repo/files", listing), Route(f"{MODEL}/repo", download), Route(MODEL, about)],
-        middleware=[Middleware(_Count, served=served, on_sent=on_sent)],
+        middleware=[Middleware(_Count, served=served)],
     )
     app.router.redirect_slashes = False
     app.state.served = served
@@ -105,8 +102,8 @@ class _ModelFile(FileResponse):
 class _Count:
     """ASGI middleware that records each request and counts the bytes sent for it."""
 
-    def __init__(self, app: ASGIApp, *, served: deque[Served], on_sent: Callable[[Served], None] | None) -> None:
-        self._app, self._served, self._on_sent = app, served, on_sent
+    def __init__(self, app: ASGIApp, *, served: deque[Served]) -> None:
+        self._app, self._served = app, served
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
@@ -122,8 +119,6 @@ class _Count:
                 if found := re.fullmatch(r"bytes (\d+)-\d+/(\d+)", headers.get("content-range", "")):
                     entry.first_byte, entry.total_bytes = int(found[1]), int(found[2])
             entry.sent_bytes += len(message.get("body", b""))  # before sending: who has the bytes finds them counted
-            if self._on_sent:
-                self._on_sent(entry)
             await send(message)
 
         await self._app(scope, receive, counted)

@@ -10,8 +10,6 @@ from helpers.exercises.judging import Judge, Wrong, call, kind, number, same, sh
 
 __all__ = ["JUDGES"]
 
-GIB = 1024**3
-
 
 def bigger_card(answer: object) -> None:
     thousands = number(answer)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from helpers.exercises.judging import Judge, Wrong, call, kind, number, short
 from helpers.models import SEVEN_B_CONFIG, model_size
+from helpers.models.size import GIB
 
 __all__ = ["JUDGES"]
 
-GIB = 1024**3
 TWO_FILES = {"config.json", "generation_config.json"}
 
 
