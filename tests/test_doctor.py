@@ -502,6 +502,9 @@ def test_model_files():
     profile = get_profile({"TUTORIAL_PROFILE": "classroom"})
     assert install.check_model_files(profile, found_at=Path("/m"), problem="").status == "OK"
     assert install.check_model_files(profile, found_at=None, problem="").status == "WARN"
+    mistyped = get_profile({"TUTORIAL_MODEL_DIR": "/no/such/folder"})
+    check = install.check_model_files(mistyped, found_at=Path("/m"), problem="")
+    assert check.status == "WARN" and "/no/such/folder" in check.found and "/m" in check.found
     check = install.check_model_files(profile, found_at=None, problem="缺 a.safetensors\n第二行")
     assert (check.status, check.found) == ("FAIL", "缺 a.safetensors")
     assert "02_download" in check.fix

@@ -21,7 +21,8 @@ from helpers.doctor import host, install, probe
 from helpers.doctor.check import Check, ok, render, warned
 from helpers.errors import ConfigError, ModelError
 from helpers.machine import ask_smi, free_port, installed_version
-from helpers.models import SEVEN_B_CONFIG, ModelSize, check_model, find_model, model_size
+from helpers.models import SEVEN_B_CONFIG, ModelSize, check_model, model_size
+from helpers.models.find import locate
 from helpers.models.size import GIB, RUNTIME_GIB
 
 __all__ = ["Check", "render", "run_checks"]
@@ -116,7 +117,7 @@ def _model_size(profile: Profile, model: Path | None) -> ModelSize:
 def _look_for_model(profile: Profile) -> tuple[Path | None, str]:
     """Where the whole model is; else what is wrong with the files in `model_dir`, empty when there are none."""
     try:
-        return find_model(profile), ""
+        return locate(profile), ""
     except ModelError:
         pass
     if not profile.model_dir.is_dir() or not any(profile.model_dir.iterdir()):

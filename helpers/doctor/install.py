@@ -98,6 +98,9 @@ def check_profile(profile: Profile, *, gpu_count: int) -> Check:
 def check_model_files(profile: Profile, *, found_at: Path | None, problem: str) -> Check:
     """Is the model whole? `found_at`: where it is; else `problem` tells of the files that are there, empty: none."""
     fix = "运行 notebooks/02_download.ipynb 的下载单元格（已经下好的文件不会重下）"
+    if found_at and profile.model_dir_is_named and found_at != profile.model_dir:
+        found = f"TUTORIAL_MODEL_DIR 指的文件夹 {profile.model_dir} 里没有文件，现在用的是 {found_at}"
+        return warned(MODEL, found, "unset TUTORIAL_MODEL_DIR，或者把路径改对")
     if found_at:
         return ok(MODEL, f"完整：{found_at}")
     if problem:

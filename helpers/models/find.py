@@ -10,7 +10,7 @@ from helpers.config import CLASSROOM_MODEL_DIR, Profile
 from helpers.errors import ModelError
 from helpers.models.files import FIX, check_model, entries
 
-__all__ = ["find_model"]
+__all__ = ["find_model", "locate"]
 
 
 def find_model(profile: Profile) -> Path:
@@ -24,22 +24,25 @@ def find_model(profile: Profile) -> Path:
     Raises:
         ModelError: there is no whole model; the message says where it looked and what is wrong there.
     """
-    named_and_empty = profile.model_dir_is_named and not entries(profile.model_dir)
+    found = locate(profile)
+    if profile.model_dir_is_named and found != profile.model_dir:
+        print(f"注意：TUTORIAL_MODEL_DIR 指的文件夹 {profile.model_dir} 里没有文件，现在用的是 {found}。")
+    return found
+
+
+def locate(profile: Profile) -> Path:
+    """As `find_model`, without a word."""
     places, also = [profile.model_dir], ""
-    if not profile.model_dir_is_named or named_and_empty:
+    if not (profile.model_dir_is_named and entries(profile.model_dir)):
         places += _cached(profile)
         also = f"；ModelScope 的缓存 {_cache_roots(profile)[0]}，和 {profile.model_dir} 的上级文件夹"
         places += [CLASSROOM_MODEL_DIR] if profile.name == "classroom" else []
     problems = []
     for place in dict.fromkeys(places):
         try:
-            found = check_model(place).path
+            return check_model(place).path
         except ModelError as error:
             problems += [f"\n{error}"] if entries(place) else []
-            continue
-        if named_and_empty:
-            print(f"注意：TUTORIAL_MODEL_DIR 指的文件夹 {profile.model_dir} 里没有文件，现在用的是 {found}。")
-        return found
     fix = "".join(problems) or f"\n{FIX}"
     raise ModelError(f"没有找到完整的模型 {profile.model_id}。找过：{profile.model_dir}{also}。{fix}")
 
