@@ -36,6 +36,7 @@ class Profile:
         model_dir: folder that holds, or will hold, the model files.
         served_model_name: the name that clients put into `"model"`.
         dtype: dtype of weights and activations, as vLLM spells it.
+        enforce_eager: skip compilation: on a CPU it costs a minute and gains nothing here.
         max_model_len: most tokens of prompt plus output in one request.
         gpu_memory_utilization: fraction of device memory (CPU engine: of host RAM) that vLLM may take.
         port: TCP port of the server on 127.0.0.1.
@@ -50,6 +51,7 @@ class Profile:
     model_dir: Path
     served_model_name: str
     dtype: str
+    enforce_eager: bool
     max_model_len: int
     gpu_memory_utilization: float
     port: int
@@ -99,6 +101,7 @@ def get_profile(environ: Mapping[str, str] = os.environ) -> Profile:
         model_dir=Path(environ.get("TUTORIAL_MODEL_DIR") or models / model_id),
         served_model_name="r1",
         dtype=environ.get("TUTORIAL_DTYPE") or ("bfloat16" if gpu else "float32"),
+        enforce_eager=not gpu,
         max_model_len=int(_number(environ, "TUTORIAL_MAX_MODEL_LEN", 2048, low=16, high=131072)),
         gpu_memory_utilization=_number(
             environ, "TUTORIAL_GPU_MEMORY_UTILIZATION", 0.9 if gpu else 0.15, low=0.01, high=1
