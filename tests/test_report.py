@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
-from contextlib import nullcontext
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import pandas as pd
+import nbformat
+import psutil
 import pytest
 
 from helpers import get_profile, machine
-from helpers.authoring.report import cpu, gpu
+from helpers.authoring import series
+from helpers.authoring.report import __main__ as report
+from helpers.authoring.report import cpu, gpu, notebooks
+from helpers.authoring.report.cores import CoresWatch, typical
 from helpers.authoring.report.step import decode_step
 from helpers.bench import measured
 from helpers.bench.fresh import run_fresh
-from helpers.config import CLASSROOM_MODEL_DIR
-from helpers.errors import BenchmarkError
+from helpers.config import CLASSROOM_MODEL_DIR, Profile
+from helpers.errors import BenchmarkError, TutorialError
 from helpers.models import SEVEN_B_CONFIG, model_size
 
 
@@ -31,20 +38,8 @@ def test_a_shipped_report_names_its_machine_versions_and_date(name: str) -> None
     assert head["cores"] and head["python"]
 
 
-def test_the_gpu_report_says_what_its_weights_are_and_repeats_every_size() -> None:
-    found = measured("gpu")
-    assert found["weights"] == "random weights"
-    assert {len(row["output_tok_per_s"]) for row in found["pairs"]} == {5}
-    assert {(row["engine"], row["prompts"]) for row in found["pairs"]} >= {
-        ("vllm", 1), ("vllm", 25), ("vllm", 100), ("vllm", 1000), ("transformers", 1), ("transformers", 25),
-    }  # fmt: skip
-
-
-def test_the_gpu_report_has_the_curve_the_starts_and_a_decode_step() -> None:
-    found = measured("gpu")
-    assert [point["concurrency"] for point in found["curve"]] == [1, 2, 4, 8, 16, 32, 64, 128, 256]
-    assert list(found["startup"]) == ["cold", "warm", "eager", "server_ready_s"]
-    assert found["step"]["steps"] == 64
+def profile_of(name: str) -> Profile:
+    return get_profile({"TUTORIAL_PROFILE": name, "TUTORIAL_MODEL_DIR": str(CLASSROOM_MODEL_DIR)})
 
 
 def test_a_card_too_small_for_two_copies_is_refused_before_anything_is_measured(
@@ -53,45 +48,148 @@ def test_a_card_too_small_for_two_copies_is_refused_before_anything_is_measured(
     card = machine.describe() | {"gpu_memory_gib": 24.0}
     monkeypatch.setattr(gpu, "describe", lambda: card)
     monkeypatch.setattr(gpu, "model_size", lambda _: model_size(SEVEN_B_CONFIG))
-    profile = get_profile({"TUTORIAL_PROFILE": "gpu", "TUTORIAL_MODEL_DIR": str(CLASSROOM_MODEL_DIR)})
     with pytest.raises(BenchmarkError, match="24 GiB 显存，这份报告要 38 GiB"):
-        gpu.measure(profile, folder=tmp_path, weights="random weights", repeats=1, save=pytest.fail)
+        gpu.measure(profile_of("gpu"), folder=tmp_path, weights="random weights", repeats=1, save=pytest.fail)
     assert not [*tmp_path.iterdir()]
 
 
-STOPPED = {"stages": 0, "pairs": 1, "run_bench": 2, "": 3}  # what breaks → how many parts are saved by then
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The GPU report with parts that measure nothing; those that get a text raise it."""
+    errors: dict[str, str] = {}
 
+    def part(name: str) -> Any:
+        def measure(_: gpu.Run, report: dict[str, Any]) -> None:
+            if name in errors:
+                raise BenchmarkError(errors[name])
+            report[name] = {"eager": {}, "serve": {}} if name == "startup" else [name]
 
-@pytest.mark.parametrize("broken", STOPPED)
-def test_what_is_measured_stays_when_a_later_part_fails(
-    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def answer(name: str) -> None:
-        if name == broken:
-            raise BenchmarkError("broken on purpose")
+        return measure
 
-    def serve(command: list[str], **_: Any) -> Any:
-        assert "--no-enable-prefix-caching" in command
-        return nullcontext(SimpleNamespace(base_url="http://127.0.0.1:9", ready_after_s=1.0))
-
-    monkeypatch.setattr(gpu, "run_fresh", lambda function, **_: answer(function.__name__))
-    monkeypatch.setattr(gpu, "run_bench", lambda *_, **__: answer("run_bench"))
-    monkeypatch.setattr(gpu, "VLLMServer", serve)
-    monkeypatch.setattr(gpu, "read_serving", lambda paths: pd.DataFrame({"file": [path.name for path in paths]}))
+    monkeypatch.setattr(gpu, "PARTS", {name: part(name) for name in gpu.PARTS})
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    saved: list[set[str]] = []
-    with pytest.raises(BenchmarkError, match="on purpose") if broken else nullcontext():
-        gpu.measure(
-            get_profile({"TUTORIAL_PROFILE": "classroom", "TUTORIAL_MODEL_DIR": str(CLASSROOM_MODEL_DIR)}),
-            folder=tmp_path, weights="none", repeats=1, quick=True, save=lambda found: saved.append({*found}),
-        )  # fmt: skip
-    parts = [{"startup"}, {"startup", "pairs"}, {"startup", "pairs", "curve"}]
-    assert [found & {"startup", "pairs", "curve"} for found in saved] == parts[: STOPPED[broken]]
+    return errors
 
 
-def test_the_cpu_report_is_made_of_pairs() -> None:
-    for row in measured("cpu")["figures"]:
-        assert len(row["ours"]) == len(row["theirs"]) >= 1, row["name"]
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: dict[str, str]) -> Callable[[str], int]:
+    """`python -m helpers.authoring.report …` in a repository of its own."""
+    shutil.copytree(report.SHIPPED, tmp_path / "bench")
+    monkeypatch.setattr(report, "REPO_ROOT", tmp_path)
+    monkeypatch.setattr(report, "FOLDER", tmp_path / "report")
+    monkeypatch.setattr(report, "SHIPPED", tmp_path / "bench")
+    monkeypatch.setattr(report, "get_profile", lambda: profile_of("classroom"))
+    return lambda words: report.main(words.split())
+
+
+def read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.mark.parametrize("broken", gpu.PARTS)
+def test_what_is_measured_stays_when_a_later_part_fails(
+    broken: str, command: Callable[[str], int], parts: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "get_profile", lambda: profile_of("gpu"))
+    monkeypatch.setattr(gpu, "describe", lambda: machine.describe() | {"gpu_memory_gib": 80.0})
+    parts[broken] = "broken on purpose"
+    assert command("gpu --weights none") == 1
+    saved, before = tmp_path / "report" / "gpu.json", [*gpu.PARTS][: [*gpu.PARTS].index(broken)]
+    assert saved.exists() == bool(before)
+    assert not before or [name for name in read(saved) if name in gpu.PARTS] == before
+    parts.clear()
+    after = [name for name in gpu.PARTS if name not in before]
+    assert command(f"gpu --weights none --parts {','.join(after)} --keep") == 0
+    assert read(tmp_path / "bench" / "gpu.json") == read(saved)
+    assert gpu.missing(read(saved)) == []
+
+
+@pytest.mark.parametrize("other", ["another machine", "another version", "other weights"])
+def test_parts_of_another_report_are_not_mixed_in(
+    other: str, command: Callable[[str], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = tmp_path / "report" / "gpu.json"
+    assert command("gpu --weights none --parts limits") == 0
+    found = read(saved)
+    if other == "another machine":
+        found["machine"]["cpu"] = other
+    elif other == "another version":
+        found["machine"]["versions"]["vllm"] = "0.1"
+    else:
+        found["weights"] = other
+    saved.write_text(json.dumps(found))
+    assert command("gpu --weights none --parts curve") == 1
+    assert "不能只补测几项" in capsys.readouterr().err
+    assert read(saved) == found
+    assert command("gpu --weights none") == 0  # all of it: nothing is carried on
+
+
+def test_an_incomplete_report_is_not_shipped(
+    command: Callable[[str], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = read(tmp_path / "bench" / "gpu.json")
+    assert command("gpu --parts limits,startup,pairs,curve --keep") == 1
+    assert "还缺 step、api_servers" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command("gpu --quick --keep")
+    with pytest.raises(SystemExit):
+        command("gpu --parts curves")
+    assert "没有 curves" in capsys.readouterr().err
+    assert read(tmp_path / "bench" / "gpu.json") == before
+
+
+def test_the_seconds_of_notebooks_are_merged_as_long_as_the_card_is_the_same(
+    command: Callable[[str], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def execute(path: Path) -> tuple[Any, float]:
+        if path.stem in broken:
+            raise TutorialError(path.stem)
+        return nbformat.v4.new_notebook(), 1.23
+
+    first, second = [path.stem for path in series.notebook_paths()][:2]
+    broken, shipped = {second}, read(tmp_path / "bench" / "gpu_notebooks.json")
+    monkeypatch.setattr(series, "execute", execute)
+    monkeypatch.setattr(series, "EXECUTED_DIR", tmp_path / "executed")
+    monkeypatch.setattr(notebooks, "describe", lambda: shipped["machine"])
+    assert command(f"notebooks --weights none --numbers {first[:2]} {second[:2]}") == 1
+    saved = tmp_path / "report" / "gpu_notebooks.json"
+    assert read(saved)["seconds"] == shipped["seconds"] | {first[:2]: 1.2}
+    broken.clear()
+    assert command(f"notebooks --weights none --numbers {second[:2]} --keep") == 0
+    merged = shipped["seconds"] | {first[:2]: 1.2, second[:2]: 1.2}
+    assert read(tmp_path / "bench" / "gpu_notebooks.json")["seconds"] == merged
+    monkeypatch.setattr(notebooks, "describe", lambda: shipped["machine"] | {"gpu": ["another"]})
+    assert command(f"notebooks --weights none --numbers {first[:2]}") == 0
+    assert read(saved)["seconds"] == {first[:2]: 1.2}
+    assert command("notebooks --numbers 99") == 1
+
+
+def test_cores_are_told_apart_by_process() -> None:
+    busy = "while :; do :; done"
+    engine = f"exec -a VLLM::EngineCore bash -c '{busy}'"
+    with (
+        subprocess.Popen(["bash", "-c", f"({engine}) & wait"]) as server,
+        subprocess.Popen(["bash", "-c", busy]) as ours,
+    ):
+        try:
+            with CoresWatch(server.pid, every_s=0.2) as watch:
+                while len(watch.samples) < 4:
+                    time.sleep(0.05)
+        finally:
+            for process in (*psutil.Process(server.pid).children(recursive=True), server, ours):
+                process.kill()
+    cores = typical(watch.samples)
+    assert cores["engine"] > 0.05 and cores["client"] > 0.05
+    assert cores["api_server"] < 0.05
+
+
+def test_only_samples_with_the_engine_at_work_count() -> None:
+    def sample(api_server: float, engine: float, client: float) -> dict[str, float]:
+        return {"api_server": api_server, "engine": engine, "client": client}
+
+    loading, work = sample(0.0, 0.0, 1.0), [sample(0.9, 0.5, 0.6), sample(1.0, 0.6, 0.7), sample(0.5, 0.3, 0.4)]
+    assert typical([loading] * 9 + work + [loading]) == sample(0.9, 0.5, 0.6)
 
 
 def test_an_unknown_report_is_named() -> None:
@@ -105,16 +203,14 @@ def test_pairs_are_measured_in_turn() -> None:
     def side(name: str) -> Any:
         return lambda: order.append(name) or float(len(order))
 
-    ours, theirs = cpu._in_turn(side("a"), side("b"), n=3)
+    ours, theirs = cpu.in_turn(side("a"), side("b"), n=3)
     assert order == ["a", "b"] * 3
     assert (ours, theirs) == ([1.0, 3.0, 5.0], [2.0, 4.0, 6.0])
 
 
 def test_the_table_shows_ratios_pair_by_pair(capsys: pytest.CaptureFixture[str]) -> None:
-    cpu._print([cpu._row("x : y", "s", [10.0, 20.0], [5.0, 5.0])], {"01_a": 1.0, "02_b": 3.0})
-    shown = capsys.readouterr().out
-    assert "3 (2-4)" in shown
-    assert "75%" in shown and "4.0 s" in shown
+    cpu.print_table([{"name": "x : y", "unit": "s", "ours": [10.0, 20.0], "theirs": [5.0, 5.0]}])
+    assert "3 (2-4)" in capsys.readouterr().out
 
 
 def test_the_machine_is_described_without_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +223,7 @@ def test_the_machine_is_described_without_an_engine(monkeypatch: pytest.MonkeyPa
 
 def test_a_gpu_is_named_without_its_serial_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "cuda_gpus", lambda: ["GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-0888f7dc)"])
-    monkeypatch.setattr(machine, "_nvidia_smi", {"driver_version": "580.159.04", "memory.total": "81559"}.get)
+    monkeypatch.setattr(machine, "ask_smi", lambda *_: machine.SmiAnswer(0, "81559, 580.159.04\n"))
     found = machine.describe()
     assert (found["gpu"], found["driver"]) == (["NVIDIA H100 80GB HBM3"], "580.159.04")
     assert found["gpu_memory_gib"] == 79.6

@@ -1,10 +1,7 @@
-"""The course's own measured figures, made by `make bench` and `make gpu-report`.
+"""The course's own measured figures, from the machines that they name; the notebooks and the pictures read them.
 
-`cpu.json` and `gpu.json` beside this file are such reports, from the machines that they name; the notebooks and the
-pictures read them. `gpu_notebooks.json` is copied from the logs of notebooks that ran on a GPU: `seconds` of each
-(03 to 06 in an earlier session, on a card of the same kind), `pairs` (output tok/s of the rounds of notebook 07,
-section 2), `serve` (its section 3) and, from a script that ran after it, `processes`: the CPU cores that each process
-kept busy during `vllm bench serve`, by psutil, the median of 0.5 s samples.
+`python -m helpers.authoring.report cpu | gpu | notebooks --keep` writes `cpu.json`, `gpu.json` and `gpu_notebooks.json`
+(`seconds` of each notebook on a card) beside this file.
 """
 
 from __future__ import annotations

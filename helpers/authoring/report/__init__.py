@@ -1,1 +1,1 @@
-"""Measuring: `python -m helpers.authoring.report cpu` (`make bench`) and `… gpu` (`make gpu-report`)."""
+"""Measuring: `python -m helpers.authoring.report cpu` (`make bench`), `… gpu` (`make gpu-report`) and `… notebooks`."""

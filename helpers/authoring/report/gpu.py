@@ -1,17 +1,20 @@
-"""What `make gpu-report` measures on one NVIDIA GPU."""
+"""What `make gpu-report` measures on one NVIDIA GPU: a list of parts, each saved as soon as it is measured."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-import tempfile
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helpers.authoring.report.cores import CoresWatch, typical
 from helpers.authoring.report.pairs import pairs
 from helpers.authoring.report.step import profiled_step
-from helpers.bench import read_serving, run_bench, serving_command
+from helpers.bench import read_metrics, read_serving, run_bench, serving_command
 from helpers.bench.fresh import run_fresh
 from helpers.bench.roofline import limits
 from helpers.bench.startup import stages
@@ -21,9 +24,143 @@ from helpers.machine import describe, free_port
 from helpers.models import find_model, model_size
 from helpers.server import VLLMServer, serve_command
 
-__all__ = ["measure"]
+__all__ = ["PARTS", "measure", "missing"]
 
-VLLM_SHARE = 0.6  # of the GPU's memory; transformers takes the rest for its own copy of the weights
+Report = dict[str, Any]
+
+VLLM_SHARE = 0.6  # of the GPU's memory in the part `pairs`; transformers takes the rest for its own copy of the weights
+SAME = ("model", "weights", "dtype", "config")  # and the machine but for the date: what parts of one report share
+TPOT = "vllm:request_time_per_output_token_seconds"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every part needs: where to measure, what, and how much of it."""
+
+    profile: Profile
+    model: Path
+    folder: Path
+    repeats: int
+    quick: bool
+
+    @property
+    def cuda(self) -> bool:
+        return self.profile.name == "gpu"
+
+    @property
+    def cache(self) -> Path:
+        """Where vLLM keeps what it compiles: a place of the report's own, which `startup` empties."""
+        return self.folder / "vllm_cache"
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {**os.environ, **self.profile.engine_env, "VLLM_CACHE_ROOT": str(self.cache)}
+
+    def engine(self, **more: Any) -> dict[str, Any]:
+        """Arguments of `vllm.LLM`."""
+        return {
+            "dtype": self.profile.dtype, "max_model_len": self.profile.max_model_len,
+            "gpu_memory_utilization": self.profile.gpu_memory_utilization,
+            "enforce_eager": self.profile.enforce_eager, **more,
+        }  # fmt: skip
+
+    def fresh(self, function: Callable[..., Any], name: str, **arguments: Any) -> Any:
+        return run_fresh(function, folder=self.folder, name=name, env=self.env, **arguments)
+
+    def server(self, name: str, *flags: str) -> VLLMServer:
+        # random prompts of a small vocabulary begin alike now and then: nothing may come from the prefix cache
+        extra = ["--no-enable-prefix-caching", *flags]
+        command = serve_command(self.profile, self.model, port=free_port(self.profile.port), extra=extra)
+        return VLLMServer(command, env=self.env, log_file=self.folder / f"server_{name}.log")
+
+    def point(self, server: VLLMServer, name: str, *, concurrency: int) -> Path:
+        """Run `vllm bench serve` for one concurrency and return its result file."""
+        result = self.folder / f"serve_{name}.json"
+        command = serving_command(
+            server.base_url, self.profile.served_model_name, self.model, concurrency=concurrency, result=result
+        )
+        run_bench(command, log_file=result.with_suffix(".log"), show=False)
+        return result
+
+
+def measure_limits(run: Run, report: Report) -> None:
+    """How fast the machine copies and multiplies."""
+    size = {"device": "cuda", "gib": 1, "size": 8192} if run.cuda else {"device": "cpu", "gib": 0.1, "size": 512}
+    report["limits"] = run.fresh(limits, "limits", dtype=run.profile.dtype, **size)
+
+
+def measure_startup(run: Run, report: Report) -> None:
+    """An engine's first answers with an empty cache, with a full one, and without compilation."""
+    shutil.rmtree(run.cache, ignore_errors=True)
+    took = report.setdefault("startup", {})
+    for name, more in {"cold": {}, "warm": {}, "eager": {"enforce_eager": True}}.items():
+        took[name] = run.fresh(stages, f"startup_{name}", model=str(run.model), **run.engine(**more))
+
+
+def measure_pairs(run: Run, report: Report) -> None:
+    """Throughput of vLLM and of transformers in turn, both on the card at once."""
+    report["pairs"] = run.fresh(
+        pairs, "pairs", model=str(run.model), device="cuda" if run.cuda else "cpu", repeats=run.repeats,
+        engine=run.engine(**({"gpu_memory_utilization": VLLM_SHARE} if run.cuda else {})),
+        vllm_prompts=[1, 4] if run.quick else [1, 25, 100, 1000], hf_batches=[1, 4] if run.quick else [1, 25, 100],
+    )  # fmt: skip
+
+
+def measure_curve(run: Run, report: Report) -> None:
+    """A server's start, then its speed at one to 256 requests in flight."""
+    with run.server("curve") as server:
+        report.setdefault("startup", {})["serve"] = {"ready": server.ready_after_s}
+        sizes = [1, 4] if run.quick else [1, 2, 4, 8, 16, 32, 64, 128, 256]
+        results = [run.point(server, str(n), concurrency=n) for n in sizes]
+    report["curve"] = read_serving(results).to_dict("records")
+
+
+def measure_step(run: Run, report: Report) -> None:
+    """One decode step taken apart."""
+    report["step"] = run.fresh(profiled_step, "step", model=str(run.model), batch=25, engine=run.engine())
+
+
+def measure_api_servers(run: Run, report: Report) -> None:
+    """One API server and several, a message for each token and for every eighth, at many requests in flight.
+
+    Each row tells what the client saw, the server's own TPOT (its histogram's growth over warm-up and measured
+    requests; `/metrics` adds up all API servers) and the CPU cores that each kind of process kept busy.
+    """
+    rows = []
+    for count, interval in itertools.product((1, 2 if run.quick else 4), (1, 8)):
+        name = f"api{count}_interval{interval}"
+        flags = ["--api-server-count", str(count), "--stream-interval", str(interval)]
+        with run.server(name, *flags) as server:
+            sizes = [2, 4] if run.quick else [128, 256, 512]
+            run.point(server, f"{name}_warmup", concurrency=sizes[0])  # the first one after a start is spoilt
+            for n in sizes:
+                point = _watched_point(run, server, f"{name}_{n}", concurrency=n)
+                rows.append({"api_servers": count, "stream_interval": interval} | point)
+    report["api_servers"] = rows
+
+
+def _watched_point(run: Run, server: VLLMServer, name: str, *, concurrency: int) -> Report:
+    before = read_metrics(server.base_url)
+    assert server.pid is not None
+    with CoresWatch(server.pid) as watch:
+        result = run.point(server, name, concurrency=concurrency)
+    after = read_metrics(server.base_url)
+    seconds, requests = (after[f"{TPOT}_{part}"] - before[f"{TPOT}_{part}"] for part in ("sum", "count"))
+    point = read_serving([result]).to_dict("records")[0]
+    return {
+        **{key: point[key] for key in ("concurrency", "output_tok_per_s", "ttft_p50_ms", "tpot_mean_ms")},
+        "server_tpot_ms": 1000 * seconds / requests, "cores": typical(watch.samples),
+    }  # fmt: skip
+
+
+PARTS: Mapping[str, Callable[[Run, Report], None]] = {
+    "limits": measure_limits,
+    "startup": measure_startup,
+    "pairs": measure_pairs,
+    "curve": measure_curve,
+    "step": measure_step,
+    "api_servers": measure_api_servers,
+}
 
 
 def measure(
@@ -32,73 +169,62 @@ def measure(
     folder: Path,
     weights: str,
     repeats: int,
-    save: Callable[[dict[str, Any]], object],
+    save: Callable[[Report], object],
+    parts: Collection[str] = tuple(PARTS),
+    earlier: Report | None = None,
     quick: bool = False,
 ) -> None:
-    """Measure throughput pairs, the concurrency curve, start-up, one decode step and the machine's limits.
+    """Measure the chosen parts, in the order of `PARTS`.
 
     Args:
         folder: raw results and logs go here.
         weights: what the checkpoint is, for example `random weights`; stands in the report and in every plot.
         repeats: measurements of each throughput size.
         save: gets the report after each part, so that what is measured stays when a later part fails.
+        parts: names out of `PARTS`; `step` is left out without a GPU.
+        earlier: a report whose other parts are kept.
         quick: small sizes, to try the report on a CPU.
 
     Raises:
-        BenchmarkError: the card is too small for two copies of the weights, or a part failed.
+        BenchmarkError: the card is too small for two copies of the weights, the earlier report is of another machine
+            or other versions, or a part failed.
         ServerError: the server did not start.
     """
     model = find_model(profile)
-    cuda = profile.name == "gpu"
-    folder.mkdir(parents=True, exist_ok=True)
-    report: dict[str, Any] = {"machine": describe(), "model": model.name, "weights": weights, "dtype": profile.dtype}
+    report: Report = {"machine": describe(), "model": model.name, "weights": weights, "dtype": profile.dtype}
     report["config"] = json.loads((model / "config.json").read_text())
+    report |= _kept(earlier or {}, report)
+    run = Run(profile, model, folder, repeats, quick)
     total, needed = report["machine"]["gpu_memory_gib"], (model_size(model).weights_gib + 1) / (1 - VLLM_SHARE)
-    if cuda and total is not None and total < needed:
+    if "pairs" in parts and run.cuda and total is not None and total < needed:
         raise BenchmarkError(
-            f"显卡有 {total:g} GiB 显存，这份报告要 {needed:.0f} GiB 以上：vLLM 和 transformers 各放一份权重。"
-            "换一块大的卡，或者只运行笔记本 07：它一次只放一份。"
+            f"显卡有 {total:g} GiB 显存，这份报告要 {needed:.0f} GiB 以上：pairs 里 vLLM 和 transformers 各放一份权重。"
+            "换一块大的卡，或者用 --parts 只测别的几项。"
         )
-
-    with tempfile.TemporaryDirectory() as cache:  # empty, so that the first start is a cold one
-        env = {**os.environ, **profile.engine_env, "VLLM_CACHE_ROOT": cache}
-
-        def fresh(function: Callable[..., Any], name: str, **arguments: Any) -> Any:
-            return run_fresh(function, folder=folder, name=name, env=env, **arguments)
-
-        size = {"device": "cuda", "gib": 1, "size": 8192} if cuda else {"device": "cpu", "gib": 0.1, "size": 512}
-        report["limits"] = fresh(limits, "limits", dtype=profile.dtype, **size)
-
-        engine: dict[str, Any] = {"dtype": profile.dtype, "max_model_len": profile.max_model_len}
-        engine["gpu_memory_utilization"] = VLLM_SHARE if cuda else profile.gpu_memory_utilization
-        engine["enforce_eager"] = not cuda
-        report["startup"] = {}
-        for name, more in {"cold": {}, "warm": {}, "eager": {"enforce_eager": True}}.items():
-            report["startup"][name] = fresh(stages, f"startup_{name}", model=str(model), **engine | more)
-        save(report)
-
-        report["pairs"] = fresh(
-            pairs, "pairs", model=str(model), device=size["device"], repeats=repeats, engine=engine,
-            vllm_prompts=[1, 4] if quick else [1, 25, 100, 1000], hf_batches=[1, 4] if quick else [1, 25, 100],
-        )  # fmt: skip
-        save(report)
-
-        os.environ.update(env)
-        # random prompts of a small vocabulary begin alike now and then: nothing may come from the prefix cache
-        command = serve_command(profile, model, port=free_port(profile.port), extra=["--no-enable-prefix-caching"])
-        with VLLMServer(command, env=env) as server:
-            report["startup"]["server_ready_s"] = server.ready_after_s
-            results = []
-            for concurrency in [1, 4] if quick else [1, 2, 4, 8, 16, 32, 64, 128, 256]:
-                result = folder / f"serve_{concurrency}.json"
-                command = serving_command(
-                    server.base_url, profile.served_model_name, model, concurrency=concurrency, result=result
-                )
-                run_bench(command, log_file=folder / f"serve_{concurrency}.log", show=False)
-                results.append(result)
-        report["curve"] = read_serving(results).to_dict("records")
-        save(report)
-
-        if cuda:
-            report["step"] = fresh(profiled_step, "step", model=str(model), batch=25, engine=engine)
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ.update(profile.engine_env)  # `vllm bench` runs in forks of this process's forkserver
+    for name, part in PARTS.items():
+        if name in parts and (run.cuda or name != "step"):
+            part(run, report)
             save(report)
+
+
+def missing(report: Mapping[str, Any]) -> list[str]:
+    """The parts that a report lacks; `startup` counts when engine and server are there."""
+    lacks = {name for name in PARTS if name not in report}
+    lacks |= set() if {"eager", "serve"} <= {*report.get("startup", {})} else {"startup"}
+    return [name for name in PARTS if name in lacks]
+
+
+def _kept(earlier: Report, head: Report) -> Report:
+    """The parts of an earlier report, if they belong under the same head."""
+
+    def same(report: Report) -> list[Any]:
+        machine = {name: value for name, value in report["machine"].items() if name != "date"}
+        return [machine, *(report[name] for name in SAME)]
+
+    if earlier and same(earlier) != same(head):
+        raise BenchmarkError(
+            "已有的报告是别的机器、版本或者权重的，不能只补测几项。把它移走，或者不写 --parts，全部重新测。"
+        )
+    return {name: earlier[name] for name in PARTS if name in earlier}
