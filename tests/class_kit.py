@@ -16,10 +16,9 @@ import psutil
 import pytest
 
 from helpers.classroom import server as class_server
-from helpers.machine import free_port
-from helpers.server import local as server
+from helpers.machine import free_port, port_is_free
 from helpers.server import state as processes
-from helpers.server.state import State
+from helpers.server.state import State, StateFile, state_files
 
 DEADLINE_S = 120.0
 CLOSED, NO_KEY, TOO_LARGE, TOO_MANY = 404, 401, 413, 429
@@ -38,7 +37,7 @@ def nginx() -> str:
 def class_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """State, logs and keys of this test alone."""
     monkeypatch.setattr(class_server, "CLASS_DIR", tmp_path / "class")
-    monkeypatch.setattr(server, "STATE_DIR", tmp_path / "servers")
+    monkeypatch.setattr(processes, "STATE_DIR", tmp_path / "servers")
     return tmp_path / "class"
 
 
@@ -82,14 +81,14 @@ def alive(everything: list[psutil.Process]) -> list[psutil.Process]:
 
 def nothing_left(folder: Path, everything: list[psutil.Process], *ports: int) -> None:
     until(lambda: not alive(everything))
-    assert all(processes.port_is_free(port) for port in ports)
+    assert all(port_is_free(port) for port in ports)
     assert not (folder / "nginx.json").exists()
-    assert not list(server.STATE_DIR.glob("*.json"))
+    assert not state_files()
 
 
 def both(folder: Path) -> tuple[State, State, list[psutil.Process]]:
     """nginx, vLLM, and every process of the two."""
-    front, [engine] = State.read(folder / "nginx.json"), [State.read(f) for f in server.STATE_DIR.glob("*.json")]
+    front, [engine] = StateFile(folder / "nginx.json").read(), [file.read() for file in state_files()]
     assert front and engine
     everything = processes.members(front) + processes.members(engine)
     assert len(everything) >= 5  # two keepers, nginx with a worker, vLLM

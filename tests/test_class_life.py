@@ -18,8 +18,8 @@ from helpers.classroom import server as class_server
 from helpers.classroom.keys import add_keys
 from helpers.config import CLASSROOM_MODEL_DIR
 from helpers.errors import ServerError
+from helpers.machine import port_is_free
 from helpers.server import serve_command
-from helpers.server import state as processes
 
 pytestmark = pytest.mark.extra
 
@@ -72,7 +72,7 @@ def test_when_one_is_killed_the_other_ends_and_a_new_start_works(
     *_, everything = both(class_dir)
     assert class_server.stop()
     until(lambda: not alive(everything))
-    assert processes.port_is_free(fake_engine)
+    assert port_is_free(fake_engine)
 
 
 def test_an_nginx_that_does_not_start_is_told_and_nothing_is_left(

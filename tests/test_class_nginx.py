@@ -18,7 +18,7 @@ import pytest
 from class_kit import CLOSED, DEADLINE_S, NO_KEY, TOO_LARGE, a_port, bearer, calls, raw, until
 
 from helpers.classroom.keys import add_keys, read_keys, write_conf, write_map
-from helpers.server import state as processes
+from helpers.machine import port_is_free
 
 pytestmark = pytest.mark.extra
 
@@ -75,7 +75,7 @@ def front(class_dir: Path, nginx: str) -> Iterator[Front]:
         )
         with (class_dir / "nginx.log").open("wb") as log:
             running = subprocess.Popen([nginx, "-p", str(class_dir), "-c", "nginx.conf"], stderr=log)
-        until(lambda: not processes.port_is_free(port))
+        until(lambda: not port_is_free(port))
         yield Front(port, read_keys(class_dir), class_dir)
         Upstream.go_on.set()
         running.terminate()

@@ -41,7 +41,7 @@ from helpers.authoring import series
 from helpers.classroom import server as class_server
 from helpers.classroom.keys import add_keys, read_keys
 from helpers.config import REPO_ROOT
-from helpers.server import local as server
+from helpers.server import state as processes
 from helpers.server.state import State
 
 pytestmark = [pytest.mark.extra, pytest.mark.engine]
@@ -76,7 +76,7 @@ def klass(nginx: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clas
     folder = tmp_path_factory.mktemp("class")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(class_server, "CLASS_DIR", folder / "class")
-        patch.setattr(server, "STATE_DIR", folder / "servers")
+        patch.setattr(processes, "STATE_DIR", folder / "servers")
         patch.setenv("TUTORIAL_PROFILE", "classroom")
         add_keys(folder / "class", LEARNERS + 1)  # one to be revoked
         port = a_port()
@@ -295,7 +295,7 @@ def test_the_log_names_who_called_what_and_no_key_stands_anywhere(klass: Class) 
     [internal] = re.findall(r"Bearer (\S{43})\"", conf)
     private = {"keys.txt", "learners.conf", "nginx.conf"}
     texts = [str(process.cmdline()) for process in klass.processes if process.is_running()]
-    for file in [*klass.folder.iterdir(), *server.STATE_DIR.iterdir()]:
+    for file in [*klass.folder.iterdir(), *processes.STATE_DIR.iterdir()]:
         if file.name in private:
             assert stat.S_IMODE(file.stat().st_mode) == 0o600
         elif file.is_file():
