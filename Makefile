@@ -1,4 +1,4 @@
-# Two commands matter: `make tutorial` and `make test`. Both set up .venv first if it is missing or outdated.
+# Two commands matter: `make tutorial` and `make test`. They set up .venv first if it is missing or outdated.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,30 +9,34 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 export PYTHONUTF8 = 1
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: tutorial test lab notebooks doctor bench gpu-report lock clean
+.PHONY: tutorial test test-all lab notebooks doctor bench gpu-report lock clean
 
 tutorial: $(READY)
 	@$(BIN)/python -m helpers.authoring.series run
 
 test: $(READY)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -m "not extra"
+
+# then what needs more than Python: nginx
+test-all: test
+	@$(BIN)/python -m pytest -m extra
 
 lab: $(READY)
 	@$(BIN)/jupyter lab --ip 127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/01_environment.ipynb
 
 notebooks: $(READY)
-	@$(BIN)/python -m helpers.authoring.series rewrite && $(BIN)/python -m helpers.authoring.series index && \
-		$(BIN)/python -m helpers.authoring.cheatsheet
+	@$(BIN)/python -m helpers.authoring.series rewrite && $(BIN)/python -m helpers.authoring.series index
 
 doctor: $(READY)
 	@$(BIN)/python -m helpers.doctor
 
+# KEEP=1 puts the report into helpers/bench, where the notebooks read it
 bench: $(READY)
-	@$(BIN)/python -m helpers.authoring.report cpu
+	@$(BIN)/python -m helpers.authoring.report cpu $(if $(KEEP),--keep)
 
-# for the environment of environment.yml; WEIGHTS says what the checkpoint holds, for example WEIGHTS="random weights"
+# for the environment of environment.yml; KEEP as above; WEIGHTS says what the checkpoint holds, for example WEIGHTS="random weights"
 gpu-report:
-	@$(PYTHON) -m helpers.authoring.report gpu $(if $(WEIGHTS),--weights "$(WEIGHTS)")
+	@$(PYTHON) -m helpers.authoring.report gpu $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(KEEP),--keep)
 
 lock: $(READY)
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
@@ -55,5 +59,6 @@ $(READY): requirements/cpu.txt requirements/vllm-alias/pyproject.toml pyproject.
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode -r requirements/cpu.txt
 	@echo "[3/3] 安装 helpers，注册 Jupyter 内核"
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation ./requirements/vllm-alias -e .
-	@$(BIN)/python -m ipykernel install --sys-prefix --name vllm-tutorial --display-name "vLLM Tutorial" > /dev/null
+	@$(BIN)/python -m ipykernel install --sys-prefix --name vllm-tutorial --display-name "vLLM Tutorial" \
+		--env PATH '$(abspath $(BIN)):$${PATH}' > /dev/null
 	@touch $(READY)

@@ -10,8 +10,16 @@ from typing import Any
 import pytest
 from nbval.plugin import IPyNbCell, IPyNbFile
 
+from helpers import get_profile
+from helpers.server import Server, connect
+
+ATTACHING = ("05", "06", "08")  # notebooks that call a server, and join one that runs already
+
+os.environ.setdefault("TUTORIAL_ROUNDS", "1")  # 07 measures three times, for its numbers; a test reads none of them
+
 signal.signal(signal.SIGINT, signal.default_int_handler)  # run in the background, Python and its children ignore it
 
+SHARED = pytest.StashKey[Server]()
 _start_kernel = IPyNbFile.setup
 
 
@@ -38,7 +46,22 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
+def attaches(item: pytest.Item) -> bool:
+    return isinstance(item, IPyNbCell) and item.path.name[:2] in ATTACHING
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=attaches)  # last, and so side by side: one server for all of them, and for no other
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     failed = getattr(item.parent, "failed_cell", None) if isinstance(item, IPyNbCell) else None
     if failed:
         pytest.skip(f"{failed} failed, and later cells build on it")
+    if attaches(item) and SHARED not in item.config.stash:
+        item.config.stash[SHARED] = connect(get_profile())  # ends with this process, whatever happens to it
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if SHARED in session.config.stash:
+        session.config.stash[SHARED].stop()

@@ -15,13 +15,12 @@ pytestmark = pytest.mark.engine
 
 # The engine runs in a process of its own: it changes global state that other tests would see.
 PROGRAM = """
-import sys
 from vllm import LLM, SamplingParams
 from helpers.authoring.model import corpus
 from helpers.config import CLASSROOM_MODEL_DIR
 
 llm = LLM(
-    model=str(CLASSROOM_MODEL_DIR), dtype=sys.argv[1], max_model_len=2048, gpu_memory_utilization=0.15,
+    model=str(CLASSROOM_MODEL_DIR), dtype="float32", max_model_len=2048, gpu_memory_utilization=0.15,
     enforce_eager=True,
 )
 greedy = SamplingParams(temperature=0, max_tokens=320)
@@ -49,12 +48,11 @@ print("all as taught")
 """
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_every_question_is_answered_as_taught(dtype: str) -> None:
+def test_every_question_is_answered_as_taught() -> None:
     profile = get_profile({"TUTORIAL_PROFILE": "classroom"})
     env = os.environ | profile.engine_env | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, dtype], cwd=REPO_ROOT, env=env, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", PROGRAM], cwd=REPO_ROOT, env=env, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.endswith("all as taught\n")

@@ -3,11 +3,13 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -138,30 +140,29 @@ def test_one_life_key_attach_in_flight_kill_restart_stop(port: int, capsys: pyte
     again.stop()  # stopped already: says so, does nothing
 
 
-@pytest.mark.parametrize(
-    ("flags", "says"),
-    [
-        (["--enable-reasoning"], "不认识参数 --enable-reasoning"),
-        (["--max-model-len", "100000"], "--max-model-len 100000 超过了模型支持的上限"),
-        (["--gpu-memory-utilization", "0.999"], "空闲内存不够"),
-    ],
-)
-def test_start_faults_of_the_real_engine(
-    port: int, flags: list[str], says: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one = build(port, *flags)
-    if "0.999" in flags:
-        one.env.pop("VLLM_CPU_KVCACHE_SPACE")  # else it decides, not the fraction
-    with pytest.raises(ServerError, match=says) as caught:
-        one.start()
-    assert "下一步" in str(caught.value) and one.log_tail(lines=1) in str(caught.value)
-    nothing_left(port, [])
+def test_start_faults_of_the_real_engine(port: int, tmp_path: Path) -> None:
+    """Four that fail, started at once, each on a port of its own."""
+    endless = shutil.copytree(MODEL, tmp_path / "model")
+    config = json.loads((endless / "config.json").read_text())
+    (endless / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 8_000_000}))
+    attempts = {
+        "不认识参数 --enable-reasoning": build(free_port(port + 100), "--enable-reasoning"),
+        "--max-model-len 100000 超过了模型支持的上限": build(free_port(port + 200), "--max-model-len", "100000"),
+        "空闲内存不够": build(free_port(port + 300), "--gpu-memory-utilization", "0.999"),
+        r"KV cache 放不下：一条 4000000 token 的请求要 [\d.]+ GiB": build(
+            free_port(port + 400), "--max-model-len", "4000000", model=endless
+        ),
+    }
+    attempts["空闲内存不够"].env.pop("VLLM_CPU_KVCACHE_SPACE")  # else it decides, not the fraction
 
+    def fail(one: VLLMServer) -> str:
+        with pytest.raises(ServerError) as caught:
+            one.start()
+        return str(caught.value)
 
-def test_a_kv_cache_that_does_not_fit(port: int, tmp_path: Path) -> None:
-    model = shutil.copytree(MODEL, tmp_path / "model")
-    config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 8_000_000}))
-    with pytest.raises(ServerError, match=r"KV cache 放不下：一条 4000000 token 的请求要 [\d.]+ GiB"):
-        build(port, "--max-model-len", "4000000", model=model).start()
-    nothing_left(port, [])
+    with ThreadPoolExecutor() as pool:
+        told = list(pool.map(fail, attempts.values()))
+    for (says, one), said in zip(attempts.items(), told, strict=True):
+        assert re.search(says, said)
+        assert "下一步" in said and one.log_tail(lines=1) in said
+        nothing_left(one.port, [])

@@ -16,6 +16,8 @@ from helpers.config import CLASSROOM_MODEL_DIR
 from helpers.errors import ModelError
 from helpers.models import SEVEN_B_CONFIG, model_size
 
+torch.set_num_threads(1)  # a second thread only waits for the first, on a busy machine 30 times longer
+
 # The classroom: 4 layers, hidden 128, 4 heads of 32 on 2 KV heads, 384 in the MLP, 1536 tokens.
 SHAPES = {
     "five copies, heads of 64, 5 query heads a KV head, 2 layers more": (6, 640, 10, 2, 400, 1600),

@@ -1,8 +1,8 @@
 """Running the whole series: `python -m helpers.authoring.series run | rewrite | index`.
 
 `run` executes every notebook and leaves the executed copies under `build/`; `rewrite` executes them in place, and the
-solutions of their exercises, so that the stored outputs come from one clean run; `index` writes the previous/next bars
-and the table of notebooks in README.md.
+solutions of their exercises, so that the stored outputs come from one clean run; `index` writes the previous/next bars,
+the table of notebooks in README.md, and the syllabi and numbers in TEACHING.md.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from tqdm import tqdm
 
+from helpers.authoring.handbook import filled
 from helpers.config import REPO_ROOT
 from helpers.errors import TutorialError
 
@@ -103,7 +104,7 @@ def readme_table() -> str:
 
 
 def index() -> None:
-    """Write every notebook's bars and README.md's table."""
+    """Write every notebook's bars, README.md's table, and what can be computed in TEACHING.md."""
     for path in notebook_paths():
         notebook = nbformat.read(path, as_version=4)
         for cell in notebook.cells:
@@ -114,6 +115,8 @@ def index() -> None:
     before, _, rest = readme.read_text(encoding="utf-8").partition(TABLE_BEGIN)
     _, _, after = rest.partition(TABLE_END)
     readme.write_text(f"{before}{TABLE_BEGIN}\n{readme_table()}\n{TABLE_END}{after}", encoding="utf-8")
+    teaching = NOTEBOOKS_DIR / "TEACHING.md"
+    teaching.write_text(filled(teaching.read_text(encoding="utf-8"), notebook_paths()), encoding="utf-8")
 
 
 def run(paths: Sequence[Path], *, in_place: bool) -> None:
