@@ -54,15 +54,20 @@ def ask_smi(*arguments: str, timeout_s: float = SMI_TIMEOUT_S) -> SmiAnswer:
 
 
 def cuda_gpus() -> list[str]:
-    """Name the CUDA devices that `nvidia-smi` lists, without loading CUDA into this process.
+    """Name the CUDA devices that this process may use, as `nvidia-smi` lists them, without loading CUDA.
 
     Returns:
         One line per device, for example `GPU 0: NVIDIA GeForce RTX 4090 (UUID: …)`; empty when there is none.
     """
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible in ("", "-1"):
         return []
     answer = ask_smi("-L")
-    return [line for line in answer.output.splitlines() if line.startswith("GPU ")] if answer.status == 0 else []
+    found = [line for line in answer.output.splitlines() if line.startswith("GPU ")] if answer.status == 0 else []
+    chosen = visible.split(",") if visible else []
+    if chosen and all(entry.isdigit() for entry in chosen):
+        return [line for line in found if line[4:].partition(":")[0] in chosen]
+    return found
 
 
 def installed_version(distribution: str) -> str | None:

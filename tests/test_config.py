@@ -50,6 +50,8 @@ def test_hidden_gpus_do_not_count(machine: Path, monkeypatch: pytest.MonkeyPatch
     fake_nvidia_smi(machine, output=NVIDIA_SMI)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert get_profile({}).name == "classroom"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert "1 块" in get_profile({}).reason
 
 
 def test_the_cpu_build_decides_even_beside_a_gpu(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
