@@ -47,10 +47,12 @@ def read_message(message: Any) -> Reply:
     Raises:
         TypeError: `message` is neither.
     """
-    fields = message if isinstance(message, Mapping) else getattr(message, "model_dump", dict)()
-    if "content" not in fields:
-        raise TypeError(f"要 choices[0].message（对象或字典），得到的是 {type(message).__name__}")
+    fields = message.model_dump() if hasattr(message, "model_dump") else message
+    if not isinstance(fields, Mapping) or "content" not in fields:
+        kind = type(message).__name__
+        raise TypeError(f"要 choices[0].message（对象或字典），得到的是 {kind}")
+    content = fields["content"]
     thought = fields.get("reasoning") or fields.get("reasoning_content")
-    if thought is None:
-        return split_think(fields["content"] or "")
-    return Reply(thought, fields["content"] or "", closed=fields["content"] is not None)
+    if thought is None:  # no parser: thought and answer are both in the content
+        return split_think(content or "")
+    return Reply(thought, content or "", closed=content is not None)

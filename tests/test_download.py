@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -9,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 from download_kit import MODEL_ID, WEIGHTS, Fault, make_model, start_download
 from modelscope_hub.config import set_default_config
 
-from helpers.classroom.mirror import Mirror
-from helpers.config import Profile, get_profile
-from helpers.errors import ModelError
+from helpers.classroom.mirror import Mirror, classroom_hub
+from helpers.config import REPO_ROOT, Profile, get_profile
+from helpers.errors import DownloadError, ModelError
 from helpers.models import check_model, explain_download_error, find_model
 
 
@@ -166,6 +168,25 @@ def test_an_unknown_id_is_named_with_what_the_mirror_has(hub: Mirror, tmp_path: 
     assert "classroom/Nope" in message and MODEL_ID in message
     with pytest.raises(Exception, match="v9"):
         download(revision="v9", local_dir=tmp_path / "m")
+
+
+def test_the_lessons_download_cell_ends_in_one_sentence(hub: Mirror, tmp_path: Path) -> None:
+    from modelscope import snapshot_download
+
+    lesson = nbformat.read(REPO_ROOT / "notebooks" / "02_download.ipynb", as_version=4)
+    [cell] = [cell.source for cell in lesson.cells if "model_dir = snapshot_download(" in cell.source]
+    unknown = replace(profile(tmp_path), model_id="a/Nope")
+    names = globals() | {"snapshot_download": snapshot_download, "profile": unknown}
+    with pytest.raises(DownloadError, match="a/Nope") as caught:
+        exec(cell, names)
+    assert caught.value.__suppress_context__ and "\n" not in str(caught.value)
+    assert "model_dir" not in names, "no later cell goes on with a path that is not there"
+
+
+def test_only_the_classroom_gets_a_hub_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", "http://10.0.0.5:8090")
+    assert classroom_hub(profile(tmp_path)) is None
+    assert os.environ["MODELSCOPE_ENDPOINT"] == "http://10.0.0.5:8090"
 
 
 def test_an_unreachable_hub_is_named_with_its_address(hub: Mirror, tmp_path: Path) -> None:

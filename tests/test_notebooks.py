@@ -6,6 +6,7 @@ import ast
 import importlib
 import re
 import statistics
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in PATHS}
 each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS.values(), ids=NOTEBOOKS.keys())
 SOLUTIONS = {f"solutions/{path.stem}": nbformat.read(path, as_version=4) for path in series.solution_paths()}
 EVERY = NOTEBOOKS | SOLUTIONS
+DISPLAYS = ("print", "display", "plt", "pd", "exercises")
 lessons_and_solutions = pytest.mark.parametrize("notebook", EVERY.values(), ids=EVERY.keys())
 
 
@@ -79,6 +81,42 @@ def test_cells_are_small(notebook: Any) -> None:
     assert sizes[int(0.9 * (len(sizes) - 1))] <= 20
     assert sizes[-1] <= 30
     assert max(len(line) for cell in code_cells(notebook) for line in cell.source.splitlines()) <= 88
+
+
+def only_displays(source: str) -> bool:
+    """Nothing but names, attributes, subscripts, and calls of print, display, plt.…, pd.… and exercises.…"""
+    body = [] if source.startswith("%%") else ast.parse(source).body
+    values = [node.value if isinstance(node, ast.Expr) else node for node in body]
+    return bool(values) and all(
+        ast.unparse(value.func).split(".")[0] in DISPLAYS
+        if isinstance(value, ast.Call)
+        else isinstance(value, ast.Name | ast.Attribute | ast.Subscript)
+        for value in values
+    )
+
+
+@pytest.mark.parametrize(
+    "source", ["table", "x.T[0]", "print(f(x))\nplt.show()", "exercises.progress()", "pd.DataFrame(x)"]
+)
+def test_a_cell_that_displays(source: str) -> None:
+    assert only_displays(source)
+
+
+@pytest.mark.parametrize(
+    "source", ["x = 1\nprint(x)", "import re", "assert x", "server.stop()", "await ask()", "printed()", "%%bash\nls"]
+)
+def test_a_cell_that_does_more_than_display(source: str) -> None:
+    assert not only_displays(source)
+
+
+@each_notebook
+def test_prose_stands_between_code_cells(notebook: Any) -> None:
+    pairs = [
+        f"{first.id}, {second.id}"
+        for first, second in pairwise(notebook.cells)
+        if first.cell_type == second.cell_type == "code" and not only_displays(second.source)
+    ]
+    assert not pairs, "say in a sentence what to look at, or merge"
 
 
 @lessons_and_solutions

@@ -7,6 +7,8 @@ One machine of a class downloads the model, the others fetch it from there over 
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
 import socket
 import threading
 import time
@@ -17,10 +19,11 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from helpers.classroom.mirror_app import Served, create_app, list_files, list_models, sha256
+from helpers.config import CLASSROOM_MODEL_DIR, REPO_ROOT, Profile
 from helpers.errors import MirrorError
 from helpers.machine import lan_address
 
-__all__ = ["Mirror", "Served", "create_app", "main"]
+__all__ = ["Mirror", "Served", "classroom_hub", "create_app", "main"]
 
 
 class Mirror:
@@ -77,6 +80,21 @@ class Mirror:
 
     def __exit__(self, *error: object) -> None:
         self.stop()
+
+
+def classroom_hub(profile: Profile) -> Mirror | None:
+    """Notebook 02's hub: for `classroom` a mirror of the shipped model, which this process will download from.
+
+    Sets `MODELSCOPE_ENDPOINT`; the SDK reads it once, so call this before modelscope is imported. For `gpu` nothing
+    is started or set, and None is returned: the model comes from modelscope.cn, or from where the reader points.
+    """
+    if profile.name != "classroom":
+        return None
+    folder = REPO_ROOT / "build" / "hub"
+    shutil.copytree(CLASSROOM_MODEL_DIR, folder / profile.model_id, dirs_exist_ok=True)
+    mirror = Mirror(folder).start()
+    os.environ["MODELSCOPE_ENDPOINT"] = mirror.endpoint
+    return mirror
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from unicodedata import normalize
 
 from helpers.exercises.judging import Judge, Wrong, call, kind, number, short
 
@@ -55,13 +56,22 @@ def _wire(
 
 
 def retries(answer: object) -> None:
-    if isinstance(answer, str) and (found := re.search(r"[一二两三四五]", answer)):
-        answer = "一二三四五".replace("两", "二").index(found[0].replace("两", "二")) + 1
-    times = number(answer)
+    times = _spoken(answer) if isinstance(answer, str) else number(answer)
     if times == 2:
         raise Wrong("2 是重试的次数，第一次也要算。")
     if times != 3:
         raise Wrong(f"不是 {times:g} 次。")
+
+
+NUMERALS = dict(zip("一二两三四五六七八九十", (1, 2, 2, 3, 4, 5, 6, 7, 8, 9, 10), strict=True))
+
+
+def _spoken(text: str) -> float:
+    """Read `3`, `3.0`, `三` or `三次。`; whoever says more than one number is asked again."""
+    whole = re.fullmatch(r"(\d+(?:\.\d+)?|[一二两三四五六七八九十])\s*次?\s*[.。]?", normalize("NFKC", text).strip())
+    if not whole:
+        raise Wrong(f"要一个数，例如 5 或“五次”，得到的是 {short(text)}。")
+    return float(NUMERALS.get(whole[1], 0) or whole[1])
 
 
 def real_completion(complete: object) -> None:
