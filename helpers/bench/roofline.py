@@ -62,7 +62,7 @@ def prefill_limit(config: Mapping[str, Any], *, tflops: float) -> float:
     Args:
         tflops: 10¹² floating-point operations per second of a large matrix product.
     """
-    output_layer = config["vocab_size"] * config["hidden_size"]
+    output_layer = int(config["vocab_size"] * config["hidden_size"])
     return tflops * 1e12 / (2 * (weights_read(config) - output_layer))
 
 
