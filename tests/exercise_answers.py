@@ -752,6 +752,15 @@ cases(
 )
 
 
+cases(
+    "07-4",
+    right=[("B", "Q"), ("b", "q"), (" Ｂ ", "Q")],
+    wrong=[("A", "Q"), ("B", "P"), ("B", "S"), ("A", "R"), ("两张都信", "Q"), (1, 2), (None, "Q")],
+)
+
+# 09 ------------------------------------------------------------------------------------------------------------------
+
+
 def users_by_counting(config: Any, *, bandwidth_gb_s: float, context: int, each: float) -> int:
     n = 0
     while decode_limit(config, bandwidth_gb_s=bandwidth_gb_s, batch=n + 1, context=context) / (n + 1) >= each:
@@ -764,8 +773,15 @@ def users_by_algebra(config: Any, *, bandwidth_gb_s: float, context: int, each: 
     return max(0, math.floor(room / (context * model_size(config).kv_bytes_per_token)))
 
 
+def users_without_end(config: Any, *, bandwidth_gb_s: float, context: int, each: float) -> int:
+    n = 0
+    while decode_limit(config, bandwidth_gb_s=bandwidth_gb_s, batch=n + 1, context=context) >= each:  # of all together
+        n += 1
+    return n
+
+
 cases(
-    "07-3",
+    "09-1",
     right=[
         users_by_counting,
         users_by_algebra,
@@ -782,11 +798,55 @@ cases(
         lambda config, **s: users_by_algebra(SEVEN_B_CONFIG, **s),
         lambda config, **s: users_by_algebra(config, **s) + 0.5,
         lambda config, **s: None,
+        users_without_end,
     ],
 )
 
 cases(
-    "07-4",
-    right=[("B", "Q"), ("b", "q"), (" Ｂ ", "Q")],
-    wrong=[("A", "Q"), ("B", "P"), ("B", "S"), ("A", "R"), ("两张都信", "Q"), (1, 2), (None, "Q")],
+    "09-2",
+    right=[
+        {1: "A", 2: "B", 3: "B", 4: "A"},
+        {"1": "a", "2": "b", "3": "b", "4": " a "},
+        {1: "Ａ", 2: "Ｂ", 3: "Ｂ", 4: "Ａ"},
+    ],
+    wrong=[
+        {1: "B", 2: "B", 3: "B", 4: "A"},
+        {1: "A", 2: "A", 3: "B", 4: "A"},
+        {1: "A", 2: "B", 3: "A", 4: "A"},  # the 4-bit weights forgotten
+        {1: "A", 2: "B", 3: "B", 4: "B"},
+        {1: "A", 2: "B", 3: "B"},
+        {1: "A", 2: "B", 3: "B", 4: "C"},
+        ["A", "B", "B", "A"],
+        None,
+    ],
+)
+
+cases(
+    "09-3",
+    right=[
+        ({"X": "Q", "Y": "P", "Z": "R"}, "F"),
+        ({"X": "q", "Y": "p", "Z": "r"}, "f"),
+        ({"X": " Ｑ", "Y": "P", "Z": "R"}, " F "),
+    ],
+    wrong=[
+        ({"X": "P", "Y": "P", "Z": "R"}, "F"),
+        ({"X": "Q", "Y": "Q", "Z": "R"}, "F"),
+        ({"X": "Q", "Y": "P", "Z": "Q"}, "F"),
+        ({"X": "Q", "Y": "P", "Z": "R"}, "E"),
+        ({"X": "Q", "Y": "P", "Z": "R"}, "--enforce-eager"),
+        ({"X": "Q", "Y": "P", "Z": "R"}, 4),
+        ({"X": "Q", "Y": "P"}, "F"),
+        ("Q", "F"),
+    ],
+)
+
+cases(
+    "09-4",
+    right=[
+        66.8,
+        "66.8",
+        "67 %",
+        100 * 2700 / decode_limit(SEVEN_B_CONFIG, bandwidth_gb_s=2039, batch=32, context=1088),
+    ],
+    wrong=[0.668, 58.5, 1900, 71.3, 50, None, "一半"],
 )

@@ -40,8 +40,10 @@ def test_the_kv_cache_has_a_dtype_of_its_own() -> None:
     assert found == pytest.approx(usual * (2 * READ + 64e5 * 57_344) / (2 * READ + 64e5 * 57_344 / 2))
 
 
-def test_prefill_takes_two_operations_per_weight_and_token() -> None:
-    assert roofline.prefill_limit(SEVEN_B_CONFIG, tflops=165) == pytest.approx(165e12 / (2 * READ))
+@pytest.mark.parametrize("tied", [False, True])
+def test_prefill_takes_two_operations_per_weight_and_token_but_for_the_output_layer(tied: bool) -> None:
+    config = SEVEN_B_CONFIG | {"tie_word_embeddings": tied}
+    assert roofline.prefill_limit(config, tflops=165) == pytest.approx(165e12 / (2 * (READ - 152_064 * 3584)))
 
 
 def test_the_fastest_run_counts_and_the_first_does_not(monkeypatch: pytest.MonkeyPatch) -> None:

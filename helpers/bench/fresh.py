@@ -1,4 +1,4 @@
-"""Call a function in a fresh Python: its imports are measured too and no engine is left over. Used in notebook 07."""
+"""Call a function in a fresh Python: its imports are measured too and no engine is left over. Used in notebook 09."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast can a machine be at best? Arithmetic from `config.json` and two measured speeds. Introduced in notebook 07.
+"""How fast can a machine be at best? Arithmetic from `config.json` and two measured speeds. Introduced in notebook 09.
 
 The roofline model: S. Williams, A. Waterman, D. Patterson, "Roofline: An Insightful Visual Performance Model for
 Multicore Architectures", CACM 52(4), 2009.
@@ -57,10 +57,13 @@ def decode_limit(
 def prefill_limit(config: Mapping[str, Any], *, tflops: float) -> float:
     """Prompt tokens per second that arithmetic allows: two operations per weight and token (attention left out).
 
+    The output layer is left out too: it runs for the last position of a prompt only.
+
     Args:
         tflops: 10¹² floating-point operations per second of a large matrix product.
     """
-    return tflops * 1e12 / (2 * weights_read(config))
+    output_layer = int(config["vocab_size"] * config["hidden_size"])
+    return tflops * 1e12 / (2 * (weights_read(config) - output_layer))
 
 
 def best_time(action: Callable[[], object], *, repeats: int = 10) -> float:

@@ -1,4 +1,4 @@
-"""What takes time before the first answer. Introduced in notebook 07."""
+"""What takes time before the first answer. Introduced in notebook 09."""
 
 from __future__ import annotations
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from helpers.bench.roofline import decode_limit
 from helpers.exercises.judging import Judge, Wrong, call, kind, letter, number, short
-from helpers.models import SEVEN_B_CONFIG
 
 __all__ = ["JUDGES"]
 
@@ -48,38 +44,6 @@ def without_the_cold_run(summary: object) -> None:
                 raise Wrong(f"对{about}，{name}成了 {short(mine)}。")
 
 
-SMALL = SEVEN_B_CONFIG | {"hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12,
-                          "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True}  # fmt: skip
-ROOMS: list[tuple[dict[str, Any], float, int, float, str]] = [
-    (SEVEN_B_CONFIG, 1008.0, 2048, 20.0, "7B、RTX 4090（1008 GB/s）、上下文 2048、每人至少 20 tok/s"),
-    (SEVEN_B_CONFIG, 1008.0, 2048, 60.0, "7B、RTX 4090、上下文 2048、每人至少 60 tok/s"),
-    (SEVEN_B_CONFIG, 1008.0, 8192, 20.0, "7B、RTX 4090、上下文 8192、每人至少 20 tok/s"),
-    (SEVEN_B_CONFIG, 300.0, 2048, 30.0, "7B、L4（300 GB/s）、上下文 2048、每人至少 30 tok/s"),
-    (SMALL, 300.0, 1024, 30.0, "Qwen2.5-1.5B、L4、上下文 1024、每人至少 30 tok/s"),
-]
-
-
-def room_for(max_users: object) -> None:
-    for config, bandwidth, context, each, about in ROOMS:
-        settings = {"bandwidth_gb_s": bandwidth, "context": context, "each": each}
-        value = number(call(max_users, dict(config), **settings, about=about))
-        users = 0
-        while _each(config, bandwidth, context, users + 1) >= each:
-            users += 1
-        if value == users:
-            continue
-        if users == 0:
-            raise Wrong(f"{about}，函数返回 {value:g}。只有一个人的时候，他能到这个速度吗？")
-        if value != int(value):
-            raise Wrong(f"{about}，函数返回 {value:g}。人数要是整数，多出来的零头不够一个人用。")
-        how = "太多了，这么多人的时候，每个人到不了" if value > users else "少了，再多一个人，每个人也还能到"
-        raise Wrong(f"{about}，函数返回 {value:g}，{how} {each:g} tok/s。")
-
-
-def _each(config: dict[str, Any], bandwidth: float, context: int, users: int) -> float:
-    return decode_limit(config, bandwidth_gb_s=bandwidth, batch=users, context=context) / users
-
-
 def two_tables(trust: object, cause: object) -> None:
     for name, answer, letters in (("trust", trust, "AB"), ("cause", cause, "PQRS")):
         if not isinstance(answer, str):
@@ -95,6 +59,5 @@ def two_tables(trust: object, cause: object) -> None:
 JUDGES: dict[str, Judge] = {
     "07-1": measured_length,
     "07-2": without_the_cold_run,
-    "07-3": room_for,
     "07-4": two_tables,
 }

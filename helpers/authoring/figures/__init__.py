@@ -16,7 +16,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from helpers.authoring.figures.batching import continuous_batching
-from helpers.authoring.figures.gpu import curve, roofline, throughput
+from helpers.authoring.figures.gpu import api_servers, curve, roofline, throughput
 from helpers.authoring.figures.memory import memory_24gb
 from helpers.authoring.figures.paging import paged_attention
 from helpers.authoring.figures.protocol import think_protocol
@@ -38,6 +38,7 @@ FIGURES: Final[dict[str, Callable[[], Figure]]] = {
     "gpu_throughput.svg": throughput,
     "gpu_roofline.svg": roofline,
     "gpu_curve.svg": curve,
+    "gpu_api_servers.svg": api_servers,
 }
 
 

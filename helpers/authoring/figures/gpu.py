@@ -10,9 +10,9 @@ from matplotlib.ticker import NullFormatter
 
 from helpers.authoring.figures.canvas import BLUE, GREY, LINE, MUTED, ORANGE, TEAL, WIDTH
 from helpers.bench import measured, spread
-from helpers.bench.roofline import decode_limit
+from helpers.bench.roofline import decode_limit, weights_read
 
-__all__ = ["curve", "roofline", "throughput"]
+__all__ = ["api_servers", "curve", "roofline", "throughput"]
 
 CONTEXT = 64 + 128 / 2  # mean tokens of a request while it decodes
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
@@ -63,7 +63,7 @@ def curve() -> Figure:
 
 
 def roofline() -> Figure:
-    """What memory bandwidth allows, and what was measured, against the number of requests that decode together."""
+    """What memory bandwidth and arithmetic allow, and what was measured, against the requests that decode together."""
     report = measured("gpu")
     figure, axes = _figure(report, height=220)
     size = BYTES[report["dtype"]]
@@ -80,6 +80,8 @@ def roofline() -> Figure:
         for batch in batches
     ]  # fmt: skip
     axes.plot(batches, limits, "--", color=MUTED, label="bandwidth limit")
+    arithmetic = report["limits"]["matmul_tflops"] * 1e12 / (2 * weights_read(report["config"]))
+    axes.axhline(arithmetic, linestyle=":", color=MUTED, label="arithmetic limit")
     axes.plot(*zip(*offline, strict=True), "o", color=BLUE, label="vLLM offline, all prompts at once")
     axes.plot(
         *zip(*online, strict=True), "s-", color=ORANGE, markersize=3.5, linewidth=1, label="vllm serve, concurrent"
@@ -89,6 +91,39 @@ def roofline() -> Figure:
     axes.set(xscale="log", yscale="log", xlabel="requests decoding together", ylabel="output tokens per second")
     axes.margins(x=0.1, y=0.15)
     axes.legend(frameon=False)
+    return figure
+
+
+def api_servers() -> Figure:
+    """Throughput of `vllm serve` against concurrency, with one API server and with more, of two stream intervals."""
+    report = measured("gpu")
+    figure, axes = _figure(report, height=220)
+    rows = report["api_servers"]
+    concurrencies = sorted({row["concurrency"] for row in rows})
+    speeds = {
+        (servers, interval): [
+            row["output_tok_per_s"]
+            for row in sorted(rows, key=lambda row: row["concurrency"])
+            if (row["api_servers"], row["stream_interval"]) == (servers, interval)
+        ]
+        for servers, interval in sorted({(row["api_servers"], row["stream_interval"]) for row in rows})
+    }
+    for (servers, interval), values in speeds.items():
+        colour, style = (BLUE if servers == 1 else ORANGE), ("o-" if interval == 1 else "s--")
+        axes.plot(
+            concurrencies, values, style, color=colour, label=f"API servers {servers}, stream interval {interval}"
+        )
+    for concurrency, several in zip(concurrencies, zip(*speeds.values(), strict=True), strict=True):
+        for value, offset in ((min(several), -14), (max(several), 7)):
+            text = f"{float(f'{value:.3g}'):,g}"
+            axes.annotate(text, (concurrency, value), (0, offset), textcoords="offset points", ha="center")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(concurrencies, [str(n) for n in concurrencies])
+    axes.set(xlabel="concurrent requests, 64 tokens in, 128 out", ylabel="output tokens per second", ylim=0)
+    axes.grid(axis="y", color=LINE, linewidth=0.6)
+    axes.margins(x=0.1)
+    axes.set_ylim(top=1.15 * max(map(max, speeds.values())))
+    axes.legend(frameon=False, loc="lower center", ncols=2)
     return figure
 
 

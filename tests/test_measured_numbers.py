@@ -1,0 +1,118 @@
+"""What the prose says of the committed figures: no cell can fail on them, so they are compared here, without a kernel.
+
+A new report changes the figures; what then fails here names the cell whose prose has to follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import median
+
+import nbformat
+import pytest
+
+from helpers.authoring import series
+from helpers.bench import measured, paired_ratio
+from helpers.bench.roofline import decode_limit, weights_read
+from helpers.models import SEVEN_B_CONFIG
+
+GPU, CPU = measured("gpu"), measured("cpu")
+PROSE = {
+    cell.id: cell.source
+    for path in series.notebook_paths()
+    for cell in nbformat.read(path, as_version=4).cells
+    if cell.cell_type == "markdown"
+}
+WORDS = {3: "三", 5: "五"}
+COPY_GB_S = GPU["limits"]["copy_gb_s"]
+
+
+def limit_4090(batch: int, context: int) -> float:
+    return decode_limit(SEVEN_B_CONFIG, bandwidth_gb_s=1008, batch=batch, context=context)
+
+
+def numbers() -> Iterator[tuple[str, str, object]]:
+    """Cell, a phrase of its prose with `{}` where a number stands, and that number."""
+    yield "09-09", "批量从 1 加到 64，上限是原来的 {} 倍", round(limit_4090(64, 128) / limit_4090(1, 128))
+    yield "09-27", "7B 就不同了：每一步要读 {} GB", round(2 * weights_read(SEVEN_B_CONFIG) / 1e9)
+    yield "09-32", "启动了{}次 `LLM`", WORDS[len(GPU["startup"].keys() - {"server_ready_s"})]
+    [rounds] = {len(row["ours"]) for row in CPU["figures"] if "ready" in row["name"]}
+    yield "09-34", "各测{}次", WORDS[rounds]
+    yield "09-34", "一台 {} 核的 CPU 机器", CPU["machine"]["cores"]
+    [rounds] = {len(row["output_tok_per_s"]) for row in GPU["pairs"]}
+    yield "09-39", "轮流测了{}轮", WORDS[rounds]
+    yield "09-44", "在生成的中段取 {} 步", round(GPU["step"]["steps"])
+
+
+def claims() -> Iterator[tuple[str, str, bool]]:
+    """Cell, a phrase of its prose, and whether it is true."""
+    yield (
+        "09-09",
+        "上下文从 128 加到 2048，上限少了三分之一",
+        0.31 < 1 - limit_4090(64, 2048) / limit_4090(64, 128) < 0.35,
+    )
+
+    cold, warm, eager = (GPU["startup"][name] for name in ("cold", "warm", "eager"))
+    yield "09-34", "建引擎的时间省掉一大半", warm["engine"] < cold["engine"] / 2
+    yield "09-34", "建引擎最快", eager["engine"] < warm["engine"]
+    yield "09-34", "每个请求都要多花几倍的时间", eager["second request"] > 3 * warm["second request"]
+
+    yield "09-37", "里面的权重是**随机数**", GPU["weights"] == "random weights"
+    speeds = {(row["engine"], row["prompts"]): row["output_tok_per_s"] for row in GPU["pairs"]}
+    step = {(engine, n): n / median(values) for (engine, n), values in speeds.items()}
+    one, hundred = step["transformers", 1], step["transformers", 100]
+    yield "09-41", "transformers 带 1 个请求和带 100 个，一步几乎一样长", 0.8 < hundred / one < 1.25
+    yield "09-41", "vLLM 的一步只有它的几分之一", step["vllm", 25] < step["transformers", 25] / 3
+    yield "09-41", "vLLM 快好几倍", paired_ratio(speeds["vllm", 25], speeds["transformers", 25]).low > 3
+
+    card = {"bandwidth_gb_s": COPY_GB_S, "context": 64 + 128 / 2}
+    used = {n: median(speeds["vllm", n]) / decode_limit(GPU["config"], batch=n, **card) for n in (1, 25, 100)}
+    yield (
+        "09-44",
+        "1 个和 25 个一批，用到了上限的七成多；100 个一批，少一些",
+        (all(0.7 <= used[n] < 0.8 for n in (1, 25)) and used[100] < used[25]),
+    )
+    yield "09-44", "厂家标的是 3350 GB/s，拿它当分母，还要低一成左右", 0.07 < 1 - COPY_GB_S / 3350 < 0.14
+    products = GPU["step"]["matrix products"]
+    in_all = sum(ms for name, ms in GPU["step"].items() if name != "steps")
+    yield "09-46", "大头是矩阵乘法", products > 0.75 * in_all
+    yield "09-48", "和复制内存差不多快", 0.85 < 2 * weights_read(GPU["config"]) / products / 1e6 / COPY_GB_S < 1.1
+
+    curve = {row["concurrency"]: row for row in GPU["curve"]}
+    each = {n: row["output_tok_per_s"] / n for n, row in curve.items()}
+    *_, before, last = sorted(curve)
+    yield "09-51", "并发一步一步加倍", all(b == 2 * a for a, b in zip(sorted(curve), sorted(curve)[1:], strict=False))
+    yield "09-53", "到 64 为止，吞吐量几乎跟着并发涨", each[64] > 0.7 * each[1]
+    yield "09-53", "TPOT 只长了一点", curve[64]["tpot_p50_ms"] < 1.3 * curve[1]["tpot_p50_ms"]
+    total = {n: row["output_tok_per_s"] for n, row in curve.items()}
+    yield "09-53", "最后一次加倍就不同了：总数没怎么涨", total[last] < 1.15 * total[before]
+    yield "09-53", "每个人只剩一半左右的速度", 0.4 < each[last] / each[before] < 0.6
+
+    api = {(row["api_servers"], row["stream_interval"], row["concurrency"]): row for row in GPU["api_servers"]}
+    speed = {key: row["output_tok_per_s"] for key, row in api.items()}
+    usual, full = api[1, 1, 128], [api[1, 1, n] for n in (256, 512)]
+    yield "09-53", "这时显卡还没有到顶", speed[4, 1, 256] > 1.2 * curve[last]["output_tok_per_s"]
+    yield "09-56", "客户端的 TPOT 比服务器记的长得多", all(r["tpot_mean_ms"] > 1.3 * r["server_tpot_ms"] for r in full)
+    yield "09-56", "就是满了一个核", all(0.95 < row["cores"]["api_server"] < 1.1 for row in full)
+    yield "09-56", "要是测速程序自己满了一个核", all(row["cores"]["client"] < 0.9 for row in full)  # not so here
+    several = [speed[servers, interval, 128] for servers in (1, 4) for interval in (1, 8)]
+    yield "09-58", "128 个并发时差别不大", max(several) < 1.15 * min(several)
+    yield "09-58", "那时它还没有满", usual["tpot_mean_ms"] < 1.15 * usual["server_tpot_ms"]
+    for n in (256, 512):
+        yield (
+            "09-58",
+            "256 和 512 时，两个参数单独用，都高出默认设置一大截",
+            (min(speed[4, 1, n], speed[1, 8, n]) > 1.2 * speed[1, 1, n]),
+        )
+        yield "09-58", "四个进程的高得更多", speed[4, 1, n] > speed[1, 8, n]
+
+
+@pytest.mark.parametrize(("cell", "phrase", "value"), list(numbers()))
+def test_a_number_in_the_prose_is_the_measured_one(cell: str, phrase: str, value: object) -> None:
+    assert phrase.format(value) in PROSE[cell]
+
+
+@pytest.mark.parametrize(("cell", "phrase", "true"), list(claims()))
+def test_what_the_prose_says_of_the_figures_is_true(cell: str, phrase: str, true: bool) -> None:
+    assert phrase in PROSE[cell], "the claim has left the prose: delete it here too"
+    assert true, "the figures no longer say so: change the prose"
