@@ -38,6 +38,7 @@ class Profile:
         dtype: dtype of weights and activations, as vLLM spells it.
         max_model_len: most tokens of prompt plus output in one request.
         gpu_memory_utilization: fraction of device memory (CPU engine: of host RAM) that vLLM may take.
+        enforce_eager: whether to skip compilation and CUDA graphs: ready sooner, slower on a GPU.
         port: TCP port of the server on 127.0.0.1.
         engine_env: environment variables that the engine needs, for `os.environ.update`.
         base_url: `http://<host>:<port>`, without `/v1`, of a server that somebody else runs; empty: run our own.
@@ -52,6 +53,7 @@ class Profile:
     dtype: str
     max_model_len: int
     gpu_memory_utilization: float
+    enforce_eager: bool
     port: int
     engine_env: Mapping[str, str] = field(default_factory=dict)
     base_url: str = ""
@@ -103,6 +105,7 @@ def get_profile(environ: Mapping[str, str] = os.environ) -> Profile:
         gpu_memory_utilization=_number(
             environ, "TUTORIAL_GPU_MEMORY_UTILIZATION", 0.9 if gpu else 0.15, low=0.01, high=1
         ),
+        enforce_eager=not gpu,
         port=int(_number(environ, "TUTORIAL_PORT", 8000, low=1024, high=65535)),
         engine_env=(COMMON_ENV if gpu else COMMON_ENV | CLASSROOM_ENV) | _no_proxy(base_url),
         base_url=base_url,
