@@ -10,7 +10,7 @@ import httpx
 from helpers.config import Profile
 from helpers.errors import ServerError
 
-__all__ = ["RemoteServer", "skip_engine_cells"]
+__all__ = ["RemoteServer"]
 
 TIMEOUT_S = 10.0
 
@@ -83,17 +83,3 @@ class RemoteServer:
                 f"连不上 {self.base_url}（{type(error).__name__}）。请核对 TUTORIAL_BASE_URL，"
                 "确认和老师的机器在同一个网络里；设了代理的话，把这个地址加进 NO_PROXY。"
             ) from None
-
-
-def skip_engine_cells() -> None:
-    """From now on, a cell of this notebook that begins with `# engine` only says that it needs vLLM here.
-
-    For a learner's machine that has none: the cells that call the server still run. Introduced in notebook 07.
-    """
-    from IPython import get_ipython
-
-    def skip(lines: list[str]) -> list[str]:
-        marked = bool(lines) and lines[0].startswith("# engine")
-        return ["print('这一格要用本机的引擎，跳过。')\n"] if marked else lines
-
-    get_ipython().input_transformers_cleanup.append(skip)
