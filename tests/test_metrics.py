@@ -78,19 +78,24 @@ def test_nobody_there_is_told_before_watching() -> None:
         pytest.fail("the block must not run")
 
 
+def wait_for_rows(watch: MetricsWatch, count: int) -> None:
+    deadline = time.monotonic() + 20
+    while len(watch.table()) < count:
+        assert time.monotonic() < deadline, "the sampling has ended"
+        time.sleep(0.01)
+
+
 def test_gauges_are_sampled_while_the_block_runs_and_gaps_are_survived(
     base_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with MetricsWatch(base_url, every_s=0.01) as watch:
-        while len(watch.table()) < 2:
-            time.sleep(0.01)
+        wait_for_rows(watch, 2)
         for name, value in (("status", 500), ("text", LOGIN_PAGE)):
             with monkeypatch.context() as changed:
                 changed.setattr(Handler, name, value)
                 time.sleep(0.1)
         seen = len(watch.table())
-        while len(watch.table()) < seen + 2:
-            time.sleep(0.01)
+        wait_for_rows(watch, seen + 2)
     table = watch.table()
     assert list(table.columns) == ["time_s", "running", "waiting", "kv_usage"]
     assert (table.running == 3).all() and (table.waiting == 1).all() and (table.kv_usage == 0.25).all()
