@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import statistics
@@ -16,6 +17,7 @@ import httpx
 from exercise_kit import LIMIT, rendered
 
 from helpers.bench.roofline import decode_limit, weights_read
+from helpers.bench.stats import paired_ratio
 from helpers.models import SEVEN_B_CONFIG, model_size
 from helpers.reasoning import read_message, split_think
 
@@ -711,7 +713,7 @@ cases(
 
 # 07 ------------------------------------------------------------------------------------------------------------------
 
-cases("07-1", right=[1023, 1023.04, "1023", 1024], wrong=[64, 1151, 28_776, 128, None, "一千"])
+cases("07-1", right=[1023, 1023.04, "1023"], wrong=[64, 1024, 1151, 28_776, 128, None, "一千"])
 
 
 def median_by_hand(runs: list[float]) -> Any:
@@ -752,8 +754,143 @@ cases(
 )
 
 
+def verdict(before: list[float], after: list[float]) -> str:
+    ratio = paired_ratio(after, before)
+    if ratio.too_noisy:
+        return "noisy"
+    return "faster" if ratio.low > 1 else "slower" if ratio.high < 1 else "unclear"
+
+
+def verdict_by_hand(before: list[float], after: list[float]) -> str:
+    ratios = [b / a for a, b in zip(before, after, strict=True)]
+    if max(ratios) - min(ratios) > statistics.median(ratios) / 5:
+        return "noisy"
+    if all(ratio > 1 for ratio in ratios):
+        return "faster"
+    return "slower" if all(ratio < 1 for ratio in ratios) else "unclear"
+
+
+def verdict_that_sorts(before: list[float], after: list[float]) -> str:
+    before.sort()
+    after.sort()
+    return verdict(before, after)
+
+
+def verdict_by_medians(before: list[float], after: list[float]) -> str:
+    return "faster" if statistics.median(after) > statistics.median(before) else "slower"
+
+
+def verdict_of_each_column(before: list[float], after: list[float]) -> str:
+    if max(after) - min(after) > 0.2 * statistics.median(after):
+        return "noisy"
+    return verdict(before, after)
+
+
+cases(
+    "07-3",
+    right=[verdict, verdict_by_hand, lambda before, after: verdict([*before], [*after])],
+    wrong=[
+        verdict_by_medians,
+        verdict_that_sorts,
+        verdict_of_each_column,  # the machine drifts, the ratio does not
+        lambda before, after: verdict(after, before),
+        lambda before, after: verdict(before, after).replace("noisy", "unclear"),
+        lambda before, after: verdict(before, after).replace("unclear", "slower"),
+        lambda before, after: None,
+    ],
+)
+
 cases(
     "07-4",
+    right=["ABDE", "e, d、b a", ["A", "B", "D", "E"], {"E", "D", "B", "A"}, "ＡＢＤＥ"],
+    wrong=["AF", "ABCDE", "ABDEF", "ABE", "BDE", "ADE", "ABD", "ABDX", "", ["A", 3], None, 4],
+)
+
+# 08 ------------------------------------------------------------------------------------------------------------------
+
+
+def latencies(sent_s: float, arrivals_s: list[float], tokens: int) -> Any:
+    ttft = 1000 * (arrivals_s[0] - sent_s)
+    if tokens == 1:
+        return ttft, None, None
+    gaps = [1000 * (b - a) for a, b in itertools.pairwise(arrivals_s)]
+    return ttft, sum(gaps) / (tokens - 1), max(gaps)
+
+
+def latencies_with(sent_s: float, arrivals_s: list[float], tokens: int, **change: float) -> Any:
+    ttft, tpot, itl = latencies(sent_s, arrivals_s, tokens)
+    return change.get("ttft", ttft), tpot and change.get("tpot", tpot), itl and change.get("itl", itl)
+
+
+cases(
+    "08-1",
+    right=[
+        latencies,
+        lambda *a: list(latencies(*a)),
+        lambda sent, times, n: latencies_with(sent, times, n, tpot=(times[-1] - times[0]) * 1e3 / max(1, n - 1)),
+    ],
+    wrong=[
+        lambda *a: tuple(x and x / 1000 for x in latencies(*a)),  # seconds
+        lambda sent, times, n: latencies_with(sent, times, n, ttft=1000 * times[0]),
+        lambda sent, times, n: latencies(sent, times, len(times)),  # events taken for tokens
+        lambda sent, times, n: latencies_with(sent, times, n, tpot=1000 * (times[-1] - times[0]) / n),
+        lambda sent, times, n: latencies_with(sent, times, n, tpot=1000 * (times[-1] - sent) / n),
+        lambda sent, times, n: latencies_with(sent, times, n, itl=latencies(sent, times, n)[1] or 0),
+        lambda *a: tuple(x or 0 for x in latencies(*a)),
+        lambda *a: latencies(*a)[:2],
+    ],
+)
+
+cases(
+    "08-2",
+    right=[(64, 16), ("64", "16"), (64.0, 16)],
+    wrong=[(256, 16), (16, 16), (64, 64), (64, 4), (31.5, 16), (64, 256), ("最大", 16)],
+)
+
+
+def slowest(before: dict[str, float], after: dict[str, float]) -> Any:
+    means = {}
+    for stage in ("queue", "prefill", "decode"):
+        name = f"vllm:request_{stage}_time_seconds"
+        count = after[f"{name}_count"] - before.get(f"{name}_count", 0)
+        if not count:
+            return None
+        means[stage] = (after[f"{name}_sum"] - before.get(f"{name}_sum", 0)) / count
+    return max(means, key=lambda stage: means[stage])
+
+
+def slowest_in_all(before: dict[str, float], after: dict[str, float]) -> Any:
+    """Every stage counts the same requests, so the sums may be compared without dividing."""
+    spent = {
+        stage: after[f"vllm:request_{stage}_time_seconds_sum"]
+        - before.get(f"vllm:request_{stage}_time_seconds_sum", 0.0)
+        for stage in ("queue", "prefill", "decode")
+    }
+    return max(spent, key=lambda stage: spent[stage]) if any(spent.values()) else None
+
+
+def slowest_that_subtracts_in_place(before: dict[str, float], after: dict[str, float]) -> Any:
+    found = slowest(before, after)
+    for name in after:
+        after[name] -= before.get(name, 0)
+    return found
+
+
+cases(
+    "08-3",
+    right=[slowest, slowest_in_all, lambda before, after: slowest({**before}, {**after})],
+    wrong=[
+        lambda before, after: slowest({}, after),  # since the start of the server
+        lambda before, after: slowest(dict.fromkeys(after, 0) | before, after) or "queue",
+        lambda before, after: slowest({name: before[name] for name in after}, after),  # KeyError on a fresh server
+        slowest_that_subtracts_in_place,
+        lambda before, after: "decode",
+        lambda before, after: None,
+    ],
+)
+
+cases(
+    "08-4",
     right=[("B", "Q"), ("b", "q"), (" Ｂ ", "Q")],
     wrong=[("A", "Q"), ("B", "P"), ("B", "S"), ("A", "R"), ("两张都信", "Q"), (1, 2), (None, "Q")],
 )

@@ -6,11 +6,21 @@ import socket
 import sys
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
 
-from helpers import bench, get_profile
-from helpers.bench import Throughput, paired_ratio, read_serving, read_throughput, run_bench, spread
+from helpers import get_profile
+from helpers.bench import (
+    Throughput,
+    paired_ratio,
+    read_serving,
+    read_throughput,
+    run_bench,
+    serving_command,
+    spread,
+)
+from helpers.bench.results import SERVING_FIELDS, knee
 from helpers.config import CLASSROOM_MODEL_DIR
 from helpers.errors import BenchmarkError
 
@@ -48,7 +58,7 @@ def test_serving_is_sorted_by_concurrency(tmp_path: Path) -> None:
     files = [write(tmp_path / f"{n}.json", SERVING | {"max_concurrency": n}) for n in (16, 1, 4)]
     table = read_serving(files)
     assert list(table.concurrency) == [1, 4, 16]
-    assert set(table.columns) == set(bench.SERVING_FIELDS.values())
+    assert set(table.columns) == set(SERVING_FIELDS.values())
 
 
 @pytest.mark.parametrize(
@@ -84,6 +94,36 @@ def test_a_run_with_failed_requests_is_refused(tmp_path: Path) -> None:
 def test_spread_is_median_and_range() -> None:
     found = spread(x for x in (5.0, 1.0, 3.0, 100.0))
     assert (found.median, found.low, found.high) == (4.0, 1.0, 100.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "noisy"),
+    [([90.0, 100.0, 110.0], False), ([89.0, 100.0, 110.0], True), ([3.0, 4.2, 5.47], True), ([7.0], False)],
+)
+def test_a_range_wider_than_a_fifth_of_the_median_is_too_noisy(values: list[float], noisy: bool) -> None:
+    assert spread(values).too_noisy is noisy
+
+
+@pytest.mark.parametrize(
+    ("speeds", "at"),
+    [
+        ({1: 100.0, 4: 300.0, 16: 800.0, 64: 1000.0}, 16),  # 50 of 100 each: just enough
+        ({1: 100.0, 4: 300.0, 16: 799.0, 64: 1000.0}, 4),
+        ({1: 100.0, 2: 199.0}, 2),
+        ({1: 100.0, 2: 99.0}, 1),
+        ({4: 100.0}, 4),
+    ],
+)
+def test_the_knee_is_the_last_concurrency_with_half_the_speed_of_alone(speeds: dict[int, float], at: int) -> None:
+    assert knee(pd.DataFrame({"concurrency": speeds.keys(), "output_tok_per_s": speeds.values()})) == at
+
+
+def test_the_lengths_of_the_serving_command_are_those_asked_for(tmp_path: Path) -> None:
+    fixed = {"concurrency": 4, "result": tmp_path / "4.json"}
+    for lengths, wanted in (({}, ["64", "128"]), ({"input_len": 32, "output_len": 512}, ["32", "512"])):
+        command = serving_command("http://127.0.0.1:9", "r1", tmp_path, **fixed, **lengths)  # type: ignore[arg-type]
+        flags = ("--random-input-len", "--random-output-len")
+        assert [command[command.index(flag) + 1] for flag in flags] == wanted
 
 
 @pytest.mark.parametrize(

@@ -166,9 +166,12 @@ def test_helpers_are_used(notebook: Any) -> None:
 def plain(node: ast.AST) -> str:
     """Code without docstrings and annotations, so that the lesson may be shorter than the helper."""
     for inner in ast.walk(node):
-        if isinstance(inner, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(inner) is not None:
+        if (
+            isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+            and ast.get_docstring(inner) is not None
+        ):
             inner.body = inner.body[1:]
-        if isinstance(inner, ast.FunctionDef):
+        if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef):
             inner.returns = None
         if isinstance(inner, ast.arg):
             inner.annotation = None

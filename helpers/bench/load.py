@@ -1,85 +1,147 @@
-"""Measure a server with the OpenAI SDK alone, where vLLM is not installed. Introduced in notebook 07."""
+"""Measure a server with the OpenAI SDK alone, where vLLM is not installed. Introduced in notebook 08."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import statistics
+import random
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import openai
-from tqdm import tqdm
+from tqdm.asyncio import tqdm
 
 from helpers.errors import BenchmarkError
 
-if TYPE_CHECKING:
-    import pandas as pd
+__all__ = ["Timing", "load_test", "random_prompt", "summary", "timed_request"]
 
-__all__ = ["load_test"]
+
+@dataclass(frozen=True)
+class Timing:
+    """One streamed request: how many tokens went in and came out, and when its events arrived.
+
+    Attributes:
+        prompt_tokens: as the server counted them.
+        output_tokens: as the server counted them.
+        arrivals_s: seconds from sending the request to each event; an event holds one token, seldom more.
+    """
+
+    prompt_tokens: int
+    output_tokens: int
+    arrivals_s: list[float]
+
+    @property
+    def ttft_s(self) -> float:
+        """Time to first token, in seconds."""
+        return self.arrivals_s[0]
+
+    @property
+    def tpot_s(self) -> float:
+        """Time per output token after the first, in seconds."""
+        return (self.arrivals_s[-1] - self.arrivals_s[0]) / (self.output_tokens - 1)
+
+    @property
+    def itl_s(self) -> list[float]:
+        """Inter-token latencies: the seconds between neighbouring events."""
+        return [b - a for a, b in itertools.pairwise(self.arrivals_s)]
+
+
+def random_prompt(length: int) -> list[int]:
+    """Token ids that a Qwen tokenizer has for ASCII characters; never twice the same, so no cache knows them."""
+    return random.choices(range(94), k=length)
+
+
+async def timed_request(client: openai.AsyncOpenAI, model: str, *, input_len: int, output_len: int) -> Timing:
+    """Stream one completion of a random prompt, and note when each event arrives.
+
+    Args:
+        input_len: tokens of the prompt.
+        output_len: tokens to generate, two at least; end marks are ignored.
+
+    Raises:
+        BenchmarkError: the answer ended early.
+    """
+    begin, arrivals_s, usage = time.perf_counter(), [], None
+    stream = await client.completions.create(
+        model=model,
+        prompt=random_prompt(input_len),
+        max_tokens=output_len,
+        stream=True,
+        stream_options={"include_usage": True},
+        extra_body={"ignore_eos": True},
+    )
+    async for chunk in stream:
+        usage = chunk.usage or usage
+        if chunk.choices:
+            arrivals_s.append(time.perf_counter() - begin)
+    if usage is None or len(arrivals_s) < 2:
+        raise BenchmarkError(f"只收到 {len(arrivals_s)} 段，回答没有发完")
+    return Timing(usage.prompt_tokens, usage.completion_tokens, arrivals_s)
+
+
+def summary(timings: Sequence[Timing], *, concurrency: int, elapsed_s: float) -> dict[str, float]:
+    """Sum up the requests of one run in the columns of `bench.read_serving`.
+
+    Args:
+        elapsed_s: seconds from sending the first request to the end of the last.
+    """
+    row = {
+        "concurrency": concurrency,
+        "requests": len(timings),
+        "requests_per_s": len(timings) / elapsed_s,
+        "output_tok_per_s": sum(t.output_tokens for t in timings) / elapsed_s,
+    }
+    measured_s = {
+        "ttft": [t.ttft_s for t in timings],
+        "tpot": [t.tpot_s for t in timings],
+        "itl": [gap for t in timings for gap in t.itl_s],
+    }
+    for name, seconds in measured_s.items():
+        p50, p99 = np.percentile(seconds, [50, 99])
+        row[f"{name}_mean_ms"] = 1000 * float(np.mean(seconds))
+        row |= {f"{name}_p50_ms": 1000 * float(p50), f"{name}_p99_ms": 1000 * float(p99)}
+    return row
 
 
 async def load_test(
-    client: openai.AsyncOpenAI, model: str, *, concurrency: int, requests: int, max_tokens: int = 128
-) -> pd.DataFrame:
-    """Send streaming chat requests, `concurrency` at a time, and time their chunks.
+    client: openai.AsyncOpenAI,
+    model: str,
+    *,
+    concurrency: int,
+    requests: int,
+    input_len: int = 64,
+    output_len: int = 128,
+) -> dict[str, float]:
+    """Send `requests` random completions, `concurrency` at a time, and sum up what they took.
 
     Args:
-        requests: how many in all; each prompt is different, so the prefix cache finds nothing but the template.
-        max_tokens: every request generates exactly this many tokens.
+        client: best with `max_retries=0`, so that no request is sent twice unseen.
+        input_len: tokens of each prompt.
+        output_len: tokens that each request generates, two at least.
 
     Returns:
-        One row with the columns of `bench.read_serving`. A chunk is taken for a token, as `vllm bench serve` does.
+        The columns of `bench.read_serving`.
 
     Raises:
-        BenchmarkError: a request failed; the message tells the first error.
+        BenchmarkError: a request failed; the message says how many did, and the first error.
     """
-    import pandas as pd
-
     limit = asyncio.Semaphore(concurrency)
-    ttft_ms, tpot_ms, itl_ms = [], [], []
 
-    async def one(number: int) -> None:
+    async def one() -> Timing:
         async with limit:
-            clock = [time.perf_counter()]
-            stream = await client.chat.completions.create(
-                model=model,
-                messages=[{"role": "user", "content": f"{time.time_ns() + number} 什么是深度学习？"}],
-                max_tokens=max_tokens,
-                stream=True,
-                extra_body={"ignore_eos": True},
-            )
-            async for chunk in stream:
-                delta = chunk.choices[0].delta if chunk.choices else None
-                if delta and (delta.content or getattr(delta, "reasoning", None)):
-                    clock.append(time.perf_counter())
-            if len(clock) < 3:
-                raise BenchmarkError(f"有请求只收到 {len(clock) - 1} 段文字，量不出间隔，这一次的数字不能用。")
-            gaps = [(b - a) * 1000 for a, b in itertools.pairwise(clock)]
-            ttft_ms.append(gaps[0])
-            itl_ms.extend(gaps[1:])
-            tpot_ms.append(sum(gaps[1:]) / (max_tokens - 1))
+            return await timed_request(client, model, input_len=input_len, output_len=output_len)
 
     begin = time.perf_counter()
-    with tqdm(total=requests, desc=f"concurrency {concurrency}") as bar:
-        tasks = [asyncio.ensure_future(one(n)) for n in range(requests)]
-        for task in tasks:
-            task.add_done_callback(lambda _: bar.update())
-        try:
-            await asyncio.gather(*tasks)
-        except openai.OpenAIError as error:
-            raise BenchmarkError(f"有请求失败了，这一次的数字不能用：{error}") from None
-        finally:
-            for task in tasks:
-                task.cancel()
+    tasks = [asyncio.ensure_future(one()) for _ in range(requests)]
+    try:
+        ended = await tqdm.gather(*tasks, return_exceptions=True, desc=f"concurrency {concurrency}")
+    finally:
+        for task in tasks:  # none goes on after an interrupt
+            task.cancel()
+    failed = [error for error in ended if isinstance(error, Exception)]
+    if failed:
+        raise BenchmarkError(f"{len(failed)} 个请求失败了，这一次的数字不能用：{failed[0]}")
     elapsed_s = time.perf_counter() - begin
-    row: dict[str, float] = {
-        "concurrency": concurrency,
-        "requests": requests,
-        "requests_per_s": requests / elapsed_s,
-        "output_tok_per_s": requests * max_tokens / elapsed_s,
-    }
-    for name, values in (("ttft", ttft_ms), ("tpot", tpot_ms), ("itl", itl_ms)):
-        cuts = statistics.quantiles(values, n=100, method="inclusive")
-        row |= {f"{name}_mean_ms": statistics.fmean(values), f"{name}_p50_ms": cuts[49], f"{name}_p99_ms": cuts[98]}
-    return pd.DataFrame([row])
+    return summary(ended, concurrency=concurrency, elapsed_s=elapsed_s)

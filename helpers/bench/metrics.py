@@ -1,10 +1,9 @@
-"""Reading a server's `/metrics`. Introduced in notebook 07."""
+"""Reading a server's `/metrics`. Introduced in notebook 08."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -35,14 +34,16 @@ def read_metrics(base_url: str) -> Mapping[str, float]:
     Raises:
         ServerError: nothing answers there, or not with metrics.
     """
+    url = f"{base_url}/metrics"
     try:
-        text = httpx.get(f"{base_url}/metrics", timeout=10, trust_env=False).raise_for_status().text
-    except httpx.HTTPError as error:
-        raise ServerError(f"读不到 {base_url}/metrics（{error}）：服务器没有在运行，或没有开放这个接口。") from None
-    totals: defaultdict[str, float] = defaultdict(float)
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            totals[sample.name] += sample.value
+        text = httpx.get(url, timeout=10, trust_env=False).raise_for_status().text
+        families = list(text_string_to_metric_families(text))
+    except (httpx.HTTPError, ValueError) as error:
+        raise ServerError(f"读不到 {url}（{error}）：服务器没有在运行，或没有开放这个接口。") from None
+    samples = [sample for family in families for sample in family.samples]
+    totals = dict.fromkeys((sample.name for sample in samples), 0.0)
+    for sample in samples:
+        totals[sample.name] += sample.value
     return totals
 
 
@@ -82,5 +83,5 @@ class MetricsWatch:
                 totals = read_metrics(self.base_url)
             except ServerError:
                 continue  # busy for a moment: a sample is missing, the others stand
-            row = {name: totals[gauge] for name, gauge in GAUGES.items()}
+            row = {name: totals.get(gauge, 0.0) for name, gauge in GAUGES.items()}
             self._rows.append({"time_s": time.monotonic() - begin} | row)

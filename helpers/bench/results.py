@@ -13,7 +13,7 @@ from helpers.errors import BenchmarkError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Throughput", "read_serving", "read_throughput"]
+__all__ = ["Throughput", "knee", "read_serving", "read_throughput"]
 
 SERVING_FIELDS = {
     "max_concurrency": "concurrency",
@@ -80,6 +80,16 @@ def read_serving(paths: Iterable[Path]) -> pd.DataFrame:
 
     rows = [_fields(path, SERVING_FIELDS) for path in paths]
     return pd.DataFrame(rows).rename(columns=SERVING_FIELDS).sort_values("concurrency", ignore_index=True)
+
+
+def knee(curve: pd.DataFrame) -> int:
+    """The largest concurrency measured at which a request still has at least half the speed that it has alone.
+
+    Args:
+        curve: columns `concurrency`, rising, and `output_tok_per_s`; the first row stands for "alone".
+    """
+    each = curve.output_tok_per_s / curve.concurrency
+    return curve.concurrency[each >= each.iloc[0] / 2].max()  # type: ignore[no-any-return]
 
 
 def _fields(path: Path, names: Iterable[str]) -> dict[str, Any]:

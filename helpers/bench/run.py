@@ -65,19 +65,31 @@ def run_bench(
         raise BenchmarkError(f"命令以状态 {process.exitcode} 结束，日志最后几行：\n{tail}\n完整日志：{log_file}")
 
 
-def serving_command(base_url: str, name: str, tokenizer: Path, *, concurrency: int, result: Path) -> list[str]:
-    """Put together `vllm bench serve` for one concurrency: 64 tokens in, 128 out. Shown whole in notebook 07.
+def serving_command(
+    base_url: str,
+    name: str,
+    tokenizer: Path,
+    *,
+    concurrency: int,
+    result: Path,
+    input_len: int = 64,
+    output_len: int = 128,
+) -> list[str]:
+    """Put together `vllm bench serve` for one concurrency. Shown whole in notebook 08.
 
     Args:
         name: the served model name.
         tokenizer: folder of the model, for making prompts of the right length.
         concurrency: requests in flight; twice as many, at least 16, are measured.
         result: the JSON file to write.
+        input_len: tokens of each prompt.
+        output_len: tokens that each request generates.
     """
     return [
         "vllm", "bench", "serve", "--base-url", base_url, "--model", name,
         "--tokenizer", str(tokenizer), "--dataset-name", "random",
-        "--random-input-len", "64", "--random-output-len", "128", "--ignore-eos",
+        "--random-input-len", str(input_len),
+        "--random-output-len", str(output_len), "--ignore-eos",
         "--max-concurrency", str(concurrency), "--seed", str(concurrency),
         "--num-prompts", str(max(16, 2 * concurrency)),
         "--num-warmups", str(concurrency),

@@ -17,6 +17,11 @@ class Spread:
     low: float
     high: float
 
+    @property
+    def too_noisy(self) -> bool:
+        """Whether the range is wider than a fifth of the median: measure again, believe nothing."""
+        return self.high - self.low > 0.2 * self.median
+
     def __str__(self) -> str:
         three = (f"{x:.3g}" for x in (self.median, self.low, self.high))
         median, low, high = (f"{float(text):,g}" for text in three)

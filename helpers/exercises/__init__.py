@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from helpers.exercises import nb01, nb02, nb03, nb04, nb05, nb06, nb07, nb09, record
+from helpers.exercises import nb01, nb02, nb03, nb04, nb05, nb06, nb07, nb08, nb09, record
 from helpers.exercises.judging import Judge, NotJudged, Wrong, first_line, unanswered
 
 __all__ = ["EXERCISES", "check", "progress"]
@@ -32,7 +32,7 @@ class Exercise:
 _TEXTS = yaml.safe_load(Path(__file__).with_name("texts.yaml").read_text(encoding="utf-8"))
 EXERCISES = {
     exercise_id: Exercise(judge, tuple(_TEXTS[exercise_id]["hints"]), _TEXTS[exercise_id]["why"])
-    for notebook in (nb01, nb02, nb03, nb04, nb05, nb06, nb07, nb09)
+    for notebook in (nb01, nb02, nb03, nb04, nb05, nb06, nb07, nb08, nb09)
     for exercise_id, judge in notebook.JUDGES.items()
 }
 

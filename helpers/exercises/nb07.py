@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from helpers.exercises.judging import Judge, Wrong, call, kind, letter, number, short
+import re
+import unicodedata
+from typing import TypeGuard
+
+from helpers.bench.stats import paired_ratio
+from helpers.exercises.judging import Judge, Wrong, call, kind, number, same, short
 
 __all__ = ["JUDGES"]
 
@@ -13,7 +18,9 @@ def measured_length(answer: object) -> None:
         raise Wrong("64 是命令里写的。结果文件里的 token 总数对得上吗？")
     if 1150 <= tokens <= 1152:
         raise Wrong("这是提示词加输出的长度。")
-    if not 1022.5 <= tokens <= 1024.5:
+    if tokens == 1024:
+        raise Wrong("1024 是默认的长度。这一次真正有多长，要从结果文件里的数算。")
+    if not 1022.5 <= tokens <= 1023.5:
         raise Wrong(f"{short(answer)} 和结果文件里的数对不上。")
 
 
@@ -44,20 +51,57 @@ def without_the_cold_run(summary: object) -> None:
                 raise Wrong(f"对{about}，{name}成了 {short(mine)}。")
 
 
-def two_tables(trust: object, cause: object) -> None:
-    for name, answer, letters in (("trust", trust, "AB"), ("cause", cause, "PQRS")):
-        if not isinstance(answer, str):
-            raise Wrong(f"{name} 要填一个字母，得到的是{kind(answer)}。")
-        if letter(answer) not in tuple(letters):
-            raise Wrong(f"{name} 要填 {'、'.join(letters)} 里的一个字母。")
-    if letter(trust) != "B":
-        raise Wrong("trust 不对。先看看并发从 1 加到 4，哪一轮的变化合乎道理。")
-    if letter(cause) != "Q":
-        raise Wrong("trust 对了，cause 不对：两轮只有种子不同，要能解释这个差别。")
+ROUNDS: list[tuple[list[float], list[float], str]] = [
+    ([5000.0, 5200.0, 5100.0], [5500.0, 5720.0, 5610.0], "每一轮都快一成"),
+    ([5500.0, 5720.0, 5610.0], [5000.0, 5200.0, 5100.0], "每一轮都慢一些"),
+    ([4000.0, 6000.0, 8000.0], [4400.0, 6600.0, 8800.0], "机器一轮比一轮快，可是比值都是 1.1"),
+    ([5000.0, 5000.0, 5000.0], [5100.0, 4950.0, 5050.0], "有一轮慢了"),
+    ([5000.0, 5000.0, 5000.0], [5000.0, 5000.0, 5000.0], "一点没变"),
+    ([1000.0, 1000.0, 1000.0], [4200.0, 3000.0, 5470.0], "比值从 3 到 5.47"),
+    ([5000.0, 5000.0, 5000.0], [4000.0, 5000.0, 6500.0], "比值从 0.8 到 1.3"),
+]
+
+
+def really_faster(verdict: object) -> None:
+    for before, after, about in ROUNDS:
+        ratio = paired_ratio(after, before)
+        faster, slower = ratio.low > 1, ratio.high < 1
+        wanted = "noisy" if ratio.too_noisy else "faster" if faster else "slower" if slower else "unclear"
+        given = (list(before), list(after))
+        value = call(verdict, *given, about=f"对于{about}的几轮")
+        if given != (before, after):
+            raise Wrong(f"对于{about}的几轮，传进来的列表被改动了。")
+        same(value, wanted, about=f"对于{about}的几轮")
+
+
+WHY = {
+    "A": "4 位的权重只有四分之一大，做的活不一样，A 也要改成一样。",
+    "B": "少写了 token，却按写满了算，速度就虚高，B 也要改成一样。",
+    "C": "调度正是引擎的本事，是要比的东西，C 不用改。",
+    "D": "没有预热的一边吃亏，D 也要改成一样。",
+    "E": "两张卡的快慢本来就不同，E 也要改成一样。",
+    "F": "端口不影响速度，F 不用改。",
+}
+
+
+def fair(answer: object) -> None:
+    letters = answer if isinstance(answer, str) else "".join(answer) if _letters(answer) else None
+    if letters is None:
+        raise Wrong(f"要几个字母，得到的是{kind(answer)}。")
+    chosen = set(re.sub(r"[\s,、，]", "", unicodedata.normalize("NFKC", letters)).upper())
+    if not chosen or chosen - set(WHY):
+        raise Wrong(f"只能填 A 到 F 里的字母，得到的是 {short(answer)}。")
+    for name in sorted(chosen ^ set("ABDE")):
+        raise Wrong(WHY[name])
+
+
+def _letters(answer: object) -> TypeGuard[list[str] | tuple[str, ...] | set[str]]:
+    return isinstance(answer, list | tuple | set) and all(isinstance(part, str) for part in answer)
 
 
 JUDGES: dict[str, Judge] = {
     "07-1": measured_length,
     "07-2": without_the_cold_run,
-    "07-4": two_tables,
+    "07-3": really_faster,
+    "07-4": fair,
 }
