@@ -75,8 +75,8 @@ def _measure(parsed: argparse.Namespace, path: Path) -> None:
 
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     if parsed.kind == "notebooks":
-        earlier = [*([before] if before else []), measured("gpu_notebooks")]
-        notebooks.measure(parsed.numbers, weights=parsed.weights, earlier=earlier, save=save)
+        reports = [*([before] if before else []), measured("gpu_notebooks")]
+        notebooks.measure(parsed.numbers, weights=parsed.weights, earlier=reports, save=save)
         return
     common: dict[str, Any] = {"folder": path.with_suffix(""), "repeats": parsed.repeats, "quick": parsed.quick}
     if parsed.kind == "cpu":
