@@ -13,17 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pandas as pd
 
 from helpers.bench import measured, spread
+from helpers.bench.results import knee
 from helpers.bench.roofline import decode_limit
 from helpers.classroom.server import ENGINE_LIMITS
 from helpers.config import REPO_ROOT, get_profile
 from helpers.exercises import EXERCISES
 from helpers.models import SEVEN_B_CONFIG, model_size
+from helpers.models.size import GIB
 
 __all__ = ["Notebook", "filled", "numbers", "read_notebooks"]
 
-GIB = 2**30
 CARD_GIB = 24564 / 1024  # what nvidia-smi reports of a 24 GB card
 RTX_4090_GB_S = 1008
 CLASS = 30  # learners
@@ -218,14 +220,11 @@ def _more_for_06(notebooks: dict[str, Notebook]) -> dict[str, str]:
 
 
 def _card() -> dict[str, str]:
-    """What the GPU report measured: throughput and time to the first token, as 08 and 09 show them."""
-    curve = {point["concurrency"]: point for point in measured("gpu")["curve"]}
-    again = {point["concurrency"]: point for point in measured("gpu_notebooks")["serve"]}
-    each = {n: point["output_tok_per_s"] / n for n, point in curve.items()}
-    found = {"knee": f"{max(n for n in each if each[n] >= each[1] / 2)}"}
+    """What the GPU report measured: throughput and time to the first token, as 09 shows them."""
+    points = pd.DataFrame(measured("gpu")["curve"])
+    found = {"knee": f"{knee(points):.0f}"}
     for n in (32, 64):
-        found[f"tok_s_{n}"] = str(spread([curve[n]["output_tok_per_s"]])).split()[0]
-        found[f"ttft_{n}"] = f"{curve[n]['ttft_p50_ms'] / 1000:.2f}"
-    for name, run in (("ttft_mean", curve), ("ttft_mean_again", again)):
-        found[name] = f"{run[64]['ttft_mean_ms'] / 1000:.2f}"
+        [point] = points[points.concurrency == n].to_dict("records")
+        found[f"tok_s_{n}"] = str(spread([point["output_tok_per_s"]])).split()[0]
+        found[f"ttft_{n}"] = f"{point['ttft_p50_ms'] / 1000:.2f}"
     return found
