@@ -34,9 +34,11 @@ doctor: $(READY)
 bench: $(READY)
 	@$(BIN)/python -m helpers.authoring.report cpu $(if $(KEEP),--keep)
 
-# for the environment of environment.yml; KEEP as above; WEIGHTS says what the checkpoint holds, for example WEIGHTS="random weights"
+# for the environment of environment.yml; KEEP as above; WEIGHTS says what the checkpoint holds, PARTS=curve,step
+# measures only these
 gpu-report:
-	@$(PYTHON) -m helpers.authoring.report gpu $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(KEEP),--keep)
+	@$(PYTHON) -m helpers.authoring.report gpu $(if $(WEIGHTS),--weights "$(WEIGHTS)") \
+		$(if $(PARTS),--parts $(PARTS)) $(if $(KEEP),--keep)
 
 lock: $(READY)
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \

@@ -1,5 +1,9 @@
 """Exercises that check themselves: `check` judges an answer and says what is wrong, never the solution; `progress`
-shows what is solved. Each notebook's exercises stand in a module of its own, `nb01` to `nb09`."""
+shows what is solved.
+
+One exercise stands in five places: its judge in `nb01` … `nb09`, its hints in `texts.yaml`, its text in the
+notebook, a solved copy in `notebooks/solutions/`, right and wrong answers in `tests/exercise_answers.py`.
+"""
 
 from __future__ import annotations
 
