@@ -12,7 +12,7 @@ import nbformat
 import pytest
 
 from helpers.authoring import series
-from helpers.bench import measured, paired_ratio
+from helpers.bench import measured, paired_ratio, spread
 from helpers.bench.roofline import decode_limit, weights_read
 from helpers.models import SEVEN_B_CONFIG
 
@@ -60,8 +60,11 @@ def claims() -> Iterator[tuple[str, str, bool]]:
     yield "09-37", "装的是**撑大的教室模型**", GPU["weights"] == "classroom model widened to the 7B shape"
     speeds = {(row["engine"], row["prompts"]): row["output_tok_per_s"] for row in GPU["pairs"]}
     step = {(engine, n): n / median(values) for (engine, n), values in speeds.items()}
+    noisy = {key for key, values in speeds.items() if spread(values).too_noisy}
+    wide = {("vllm", 1000), *(key for key in speeds if key[0] == "transformers")}
+    yield "09-39", "transformers 的三行和 vLLM 1000 个的那一行，都宽过中位数的两成", noisy == wide
     one, hundred = step["transformers", 1], step["transformers", 100]
-    yield "09-41", "transformers 带 1 个请求和带 100 个，一步几乎一样长", 0.8 < hundred / one < 1.25
+    yield "09-41", "transformers 带 1 个请求和带 100 个，一步差不多一样长", 0.7 < hundred / one < 1.4
     yield "09-41", "vLLM 的一步只有它的几分之一", step["vllm", 25] < step["transformers", 25] / 3
     yield "09-41", "vLLM 快好几倍", paired_ratio(speeds["vllm", 25], speeds["transformers", 25]).low > 3
 
@@ -83,10 +86,10 @@ def claims() -> Iterator[tuple[str, str, bool]]:
     *_, before, last = sorted(curve)
     yield "09-51", "并发一步一步加倍", all(b == 2 * a for a, b in zip(sorted(curve), sorted(curve)[1:], strict=False))
     yield "09-53", "到 64 为止，吞吐量一直跟着并发涨", each[64] > 0.65 * each[1]
-    yield "09-53", "TPOT 只长了一点", curve[64]["tpot_p50_ms"] < 1.3 * curve[1]["tpot_p50_ms"]
+    yield "09-53", "TPOT 只长了两成多", 1.2 <= curve[64]["tpot_p50_ms"] / curve[1]["tpot_p50_ms"] < 1.3
     total = {n: row["output_tok_per_s"] for n, row in curve.items()}
     yield "09-53", "最后一次加倍就不同了：总数反而少了", total[last] < total[before]
-    yield "09-53", "每个人只剩四成左右的速度", 0.35 < each[last] / each[before] < 0.45
+    yield "09-53", "每个请求的速度，只剩加倍之前的四成左右", 0.35 < each[last] / each[before] < 0.45
 
     api = {(row["api_servers"], row["stream_interval"], row["concurrency"]): row for row in GPU["api_servers"]}
     speed = {key: row["output_tok_per_s"] for key, row in api.items()}
@@ -97,7 +100,7 @@ def claims() -> Iterator[tuple[str, str, bool]]:
     yield "09-56", "要是测速程序自己满了一个核", all(row["cores"]["client"] < 0.9 for row in full)  # not so here
     several = [speed[servers, interval, 128] for servers in (1, 4) for interval in (1, 8)]
     yield "09-58", "128 个并发时差别不大", max(several) < 1.15 * min(several)
-    yield "09-58", "那时它还没有满", usual["tpot_mean_ms"] < 1.15 * usual["server_tpot_ms"]
+    yield "09-58", "那时它快满了，还没有满", 0.85 < usual["cores"]["api_server"] < 0.98
     for n in (256, 512):
         yield (
             "09-58",
