@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from helpers.classroom import server as class_server
 from helpers.classroom.keys import add_keys, read_keys, write_map
 from helpers.errors import ServerError
+from helpers.server.state import State, StateFile, ident
 
 
 def test_keys_are_private_and_only_the_new_ones_are_shown(class_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,3 +86,13 @@ def test_what_is_missing_is_told(
     assert "apt-get install -y nginx" in says("start")
     assert class_server.main(["stop"]) == class_server.main(["status"]) == 0
     assert capsys.readouterr().out.count("没有班级服务器在运行") == 2
+
+
+def test_the_status_of_an_nginx_that_is_not_listening_yet(class_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class_dir.mkdir()
+    with subprocess.Popen(["sleep", "60"]) as process:
+        who = ident(process.pid)
+        StateFile(class_dir / "nginx.json").write(State(6006, "/m", ["nginx"], "x.log", [], *who, [who]))
+        assert class_server.main(["status"]) == 0
+        process.kill()
+    assert "没有在听端口" in capsys.readouterr().out
