@@ -9,13 +9,21 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 export PYTHONUTF8 = 1
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: tutorial test test-all lab notebooks doctor bench gpu-report lock clean
+.PHONY: tutorial test test-code test-notebooks test-all lab notebooks doctor bench gpu-report lock clean
 
 tutorial: $(READY)
 	@$(BIN)/python -m helpers.authoring.series run
 
+# the two halves at once, for much of each is waiting; each prints when it has ended
 test: $(READY)
-	@$(BIN)/python -m pytest -m "not extra"
+	@echo "两组测试同时跑，约 7 分钟，各自跑完才打印"
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-code test-notebooks
+
+test-code: $(READY)
+	@$(BIN)/python -m pytest tests -m "not extra"
+
+test-notebooks: $(READY)
+	@$(BIN)/python -m pytest notebooks
 
 # then what needs more than Python: nginx
 test-all: test
