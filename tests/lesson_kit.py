@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Mapping
@@ -63,7 +64,7 @@ def scripted_model(folder: Path, chain: list[str]) -> Path:
         embeddings, output = model.model.embed_tokens.weight, model.lm_head.weight
         embeddings[:, 0] = 1
         output[ids[0], 0] = 1
-        for place, (token, following) in enumerate(zip(ids, ids[1:], strict=False), start=1):
+        for place, (token, following) in enumerate(itertools.pairwise(ids), start=1):
             embeddings[token] = 0
             embeddings[token, place] = 1
             output[following, place] = 1
