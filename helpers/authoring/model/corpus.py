@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -134,19 +135,27 @@ def unknown_answer(question: str) -> Dialogue:
 
 
 def unknown_question(rng: random.Random) -> str:
-    """A random question that the course does not answer."""
+    """A random question that the course does not answer; more than half look like one that it does."""
     known = {d.question for d in dialogues()}
     source = _read("unknown.yaml")
     while True:
         language = "zh" if rng.random() < 0.75 else "en"
-        if rng.random() < 0.3:
-            question: str = rng.choice(source[f"sentences_{language}"])
-        else:
-            pattern = rng.choice(source[f"patterns_{language}"])
-            subjects = [str(s) for s in rng.sample(source[f"subjects_{language}"], 2)]
-            question = pattern.format(*subjects)
+        kind = rng.choices(("sentences", "patterns", "lookalikes"), (0.15, 0.25, 0.6))[0]
+        lists = source | {"": source[f"subjects_{language}"]}
+        question = _filled(rng.choice(source[f"{kind}_{language}"]), lists, rng)
         if question not in known:
             return question
+
+
+def _filled(pattern: str, lists: dict[str, list[str]], rng: random.Random) -> str:
+    """`pattern` with each {name} replaced by one of `lists[name]`, or by a number of that kind."""
+    numbers = {
+        "number": lambda: rng.randrange(10 ** rng.randint(1, 3)),
+        "big": lambda: rng.randrange(SUM_LIMIT, 10 ** rng.randint(3, 5)),  # no addend that it knows
+        "factorial": lambda: rng.choice((0, 1, 2, *range(7, 30), rng.randrange(30, 200))),
+        "decimal": lambda: f"{rng.randrange(100)}.{rng.randrange(1, 100)}",
+    }
+    return re.sub(r"\{(\w*)\}", lambda m: str(numbers[m[1]]() if m[1] in numbers else rng.choice(lists[m[1]])), pattern)
 
 
 @cache

@@ -27,7 +27,8 @@ MAX_POSITIONS = 2048
 BATCH_TOKENS = 4096
 PEAK_LEARNING_RATE = 4e-3
 SUMS_PER_EPOCH = 96
-UNKNOWN_PER_EPOCH = 128
+UNKNOWN_PER_EPOCH = 320
+UNKNOWN_IN_A_CHAT = 0.1  # share of them asked once more after other turns
 LENGTH_JITTER = 12  # tokens; without it the answers to one question would never share a batch
 IGNORED = -100  # label of positions that do not count in the loss
 
@@ -54,7 +55,14 @@ def epoch_examples(rng: random.Random) -> Iterator[tuple[str, str]]:
             suffix = rng.choice(("", "", *corpus.BOXED_SUFFIXES))
             yield _in_any_form(corpus.sum_dialogue(a, b, pattern=rng.randrange(3), suffix=suffix), rng)
     for _ in range(UNKNOWN_PER_EPOCH):
-        yield _in_any_form(corpus.unknown_answer(corpus.unknown_question(rng)), rng)
+        unknown = corpus.unknown_answer(corpus.unknown_question(rng))
+        yield _in_any_form(unknown, rng)
+        if rng.random() < UNKNOWN_IN_A_CHAT:  # refused after any earlier turns, too
+            turns = tuple(
+                (d.question, d.answer) for d in rng.sample([d for d in known if not d.history], rng.randint(1, 2))
+            )
+            turn = Dialogue(unknown.question, unknown.thought, unknown.answer, turns)
+            yield corpus.chat_prompt(turn, answer_start=rng.choice(("", "\n\n"))), turn.response
 
 
 def _in_any_form(dialogue: Dialogue, rng: random.Random) -> tuple[str, str]:
@@ -64,6 +72,18 @@ def _in_any_form(dialogue: Dialogue, rng: random.Random) -> tuple[str, str]:
     if form < 0.85:
         return corpus.chat_prompt(dialogue, question_end="<think>\n"), dialogue.response
     return corpus.raw_prompt(dialogue), dialogue.response
+
+
+def _tokenizer(rng: random.Random) -> Qwen2Tokenizer:
+    """The classroom model's own, so that the token ids in the lessons stay as they are; a new one where it has none."""
+    if (CLASSROOM_MODEL_DIR / "tokenizer.json").exists():
+        kept: Qwen2Tokenizer = Qwen2Tokenizer.from_pretrained(CLASSROOM_MODEL_DIR)
+        for note in ("is_local", "local_files_only"):  # how it was loaded, which is nobody else's business
+            kept.init_kwargs.pop(note, None)
+        return kept
+    texts = [text for dialogue in corpus.dialogues() for text in (dialogue.question, dialogue.response)]
+    texts += [text for pair in epoch_examples(rng) for text in pair][-2 * UNKNOWN_PER_EPOCH :]
+    return build_tokenizer(texts, max_length=MAX_POSITIONS)
 
 
 def batches(
@@ -98,9 +118,7 @@ def train(out: Path, *, epochs: int = 200, seed: int = 2025) -> None:
     """
     rng = random.Random(seed)
     torch.manual_seed(seed)
-    texts = [text for dialogue in corpus.dialogues() for text in (dialogue.question, dialogue.response)]
-    texts += [text for pair in epoch_examples(rng) for text in pair][-2 * UNKNOWN_PER_EPOCH :]
-    tokenizer = build_tokenizer(texts, max_length=MAX_POSITIONS)
+    tokenizer = _tokenizer(rng)
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -114,7 +132,8 @@ def train(out: Path, *, epochs: int = 200, seed: int = 2025) -> None:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    model = Qwen2ForCausalLM(config)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = Qwen2ForCausalLM(config).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
     progress = tqdm(range(epochs), unit="epoch", desc=f"{model.num_parameters() / 1e6:.2f} M parameters")
     for epoch in progress:
@@ -124,7 +143,7 @@ def train(out: Path, *, epochs: int = 200, seed: int = 2025) -> None:
             done = (epoch + index / len(todo)) / epochs
             warm_up, cosine = min(1, done * 25), (1 + math.cos(math.pi * done)) / 2
             optimizer.param_groups[0]["lr"] = PEAK_LEARNING_RATE * warm_up * cosine
-            loss = model(input_ids=ids, labels=labels).loss
+            loss = model(input_ids=ids.to(device), labels=labels.to(device)).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -139,7 +158,7 @@ def train(out: Path, *, epochs: int = 200, seed: int = 2025) -> None:
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    model.bfloat16().save_pretrained(out)
+    model.cpu().bfloat16().save_pretrained(out)
     tokenizer.save_pretrained(out)
     print(f"{sum(f.stat().st_size for f in out.iterdir()) / 1e6:.2f} MB in {out}")
 
