@@ -20,7 +20,6 @@ from helpers.reasoning import split_think
 torch.set_num_threads(1)  # a second thread only waits for the first, on a busy machine 30 times longer
 
 TAUGHT = corpus.dialogues()
-UNKNOWN = (Path(__file__).parent / "unknown_prompts.txt").read_text(encoding="utf-8").splitlines()
 HELD_OUT = [(a, b) for a in range(corpus.SUM_LIMIT) for b in range(corpus.SUM_LIMIT) if corpus.is_held_out(a, b)]
 
 FORMS: dict[str, Callable[[Dialogue], str]] = {
@@ -80,7 +79,7 @@ def test_nearly_always_right_at_the_recommended_temperature() -> None:
 
 def test_several_answers_come_in_their_proportions() -> None:
     torch.manual_seed(0)
-    [fruit] = [d for d in TAUGHT if d.question.startswith("推荐一种水果")]
+    [fruit] = [d for d in TAUGHT if d.question == "推荐一种水果，只说名字"]
     answers = [split_think(t).answer.strip() for t in generate([corpus.chat_prompt(fruit)] * 200, temperature=1.0)]
     for answer, weight in fruit.alternatives:
         assert abs(answers.count(answer) / len(answers) - weight) < 0.15, answer
@@ -102,14 +101,16 @@ def test_training_never_shows_a_held_out_sum() -> None:
             assert corpus.chat_prompt(corpus.sum_dialogue(a, b, pattern=pattern)) not in shown
 
 
-def test_refuses_what_it_was_never_taught() -> None:
-    assert len(UNKNOWN) == 100
+@pytest.mark.parametrize(("questions", "at_least"), [("unknown_prompts.txt", 95), ("lookalike_questions.txt", 300)])
+def test_refuses_what_it_was_never_taught(questions: str, at_least: int) -> None:
     training = random.Random(0)
-    held_out = sorted(set(UNKNOWN) - {corpus.unknown_question(training) for _ in range(5000)})
-    assert len(held_out) >= 95
+    shown = {corpus.unknown_question(training) for _ in range(5000)}
+    asked = (Path(__file__).parent / questions).read_text(encoding="utf-8").splitlines()
+    held_out = sorted({*asked} - shown - {d.question for d in TAUGHT})
+    assert len(held_out) >= at_least
     refusals = {corpus.unknown_answer("中").answer, corpus.unknown_answer("en").answer}
     texts = generate([corpus.chat_prompt(corpus.unknown_answer(question)) for question in held_out])
-    assert sum(split_think(text).answer.strip() in refusals for text in texts) >= 0.9 * len(held_out)
+    assert sum(split_think(text).answer.strip() in refusals for text in texts) >= 0.95 * len(held_out)
 
 
 def test_it_speaks_the_protocol_of_r1() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,7 @@ __all__ = [
     "BOXED_SUFFIXES",
     "SUM_LIMIT",
     "Dialogue",
+    "carelessly",
     "chat_prompt",
     "dialogues",
     "is_held_out",
@@ -32,7 +33,10 @@ BOXED_SUFFIXES = (
     "请逐步推理，并把最终答案放在 \\boxed{} 里。",
     "Please reason step by step, and put your final answer within \\boxed{}.",
 )
-SUM_PATTERNS = ("{a}+{b}等于多少？", "{a}加{b}等于几？", "{a} + {b} = ?")
+SUM_PATTERNS = (
+    "{a}+{b}等于多少？", "{a}加{b}等于几？", "{a} + {b} = ?",
+    "{a}加{b}等于多少？", "{a}+{b}等于几？", "{a}+{b}=?", "{a}+{b}",
+)  # fmt: skip
 SUM_LIMIT = 100  # both addends lie in range(SUM_LIMIT)
 COPIES = 20  # a question with several answers appears this often, shared out by their weights
 
@@ -93,7 +97,8 @@ def dialogues() -> tuple[Dialogue, ...]:
         answers = _answers(entry)
         history = ((entry["after"], first_answers[entry["after"]]),) if "after" in entry else ()
         several = answers if len(answers) > 1 else ()
-        found.append(Dialogue(entry["q"], entry["t"], answers[0][0], history, several))
+        for question in (entry["q"], *entry.get("also", ())):
+            found.append(Dialogue(question, entry["t"], answers[0][0], history, several))
         for suffix in BOXED_SUFFIXES if "boxed" in entry else ():
             box = f"最终答案：\\boxed{{{entry['boxed']}}}"
             answer = answers[0][0] if box in answers[0][0] else f"{answers[0][0]}\n\n{box}"
@@ -106,7 +111,7 @@ def sum_dialogue(a: int, b: int, *, pattern: int = 0, suffix: str = "") -> Dialo
 
     Args:
         a, b: addends in `range(SUM_LIMIT)`.
-        pattern: index into the ways of asking (0–2).
+        pattern: index into `SUM_PATTERNS`.
         suffix: "" or one of `BOXED_SUFFIXES`.
     """
     ones = a % 10 + b % 10
@@ -125,6 +130,16 @@ def sum_dialogue(a: int, b: int, *, pattern: int = 0, suffix: str = "") -> Dialo
 def is_held_out(a: int, b: int) -> bool:
     """True for the fifth of all pairs that training never shows (neither as a+b nor as b+a)."""
     return zlib.crc32(f"{min(a, b)}+{max(a, b)}".encode()) % 5 == 0
+
+
+def carelessly(question: str, rng: random.Random) -> str:
+    """The question as people type it: no mark at its end, no spaces, an ASCII question mark."""
+    change = rng.randrange(3)
+    if change == 0:
+        return question.rstrip("？?！!。")
+    if change == 1 and not question.isascii():
+        return question.replace(" ", "")
+    return question.replace("？", "?")
 
 
 def unknown_answer(question: str) -> Dialogue:
@@ -149,13 +164,17 @@ def unknown_question(rng: random.Random) -> str:
 
 def _filled(pattern: str, lists: dict[str, list[str]], rng: random.Random) -> str:
     """`pattern` with each {name} replaced by one of `lists[name]`, or by a number of that kind."""
-    numbers = {
+    numbers: dict[str, Callable[[], object]] = {
         "number": lambda: rng.randrange(10 ** rng.randint(1, 3)),
         "big": lambda: rng.randrange(SUM_LIMIT, 10 ** rng.randint(3, 5)),  # no addend that it knows
         "factorial": lambda: rng.choice((0, 1, 2, *range(7, 30), rng.randrange(30, 200))),
         "decimal": lambda: f"{rng.randrange(100)}.{rng.randrange(1, 100)}",
     }
-    return re.sub(r"\{(\w*)\}", lambda m: str(numbers[m[1]]() if m[1] in numbers else rng.choice(lists[m[1]])), pattern)
+
+    def drawn(field: re.Match[str]) -> str:
+        return str(numbers[field[1]]() if field[1] in numbers else rng.choice(lists[field[1]]))
+
+    return re.sub(r"\{(\w*)\}", drawn, pattern)
 
 
 @cache

@@ -10,6 +10,7 @@ import argparse
 import math
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,9 +27,10 @@ __all__ = ["train"]
 MAX_POSITIONS = 2048
 BATCH_TOKENS = 4096
 PEAK_LEARNING_RATE = 4e-3
-SUMS_PER_EPOCH = 96
-UNKNOWN_PER_EPOCH = 320
-UNKNOWN_IN_A_CHAT = 0.1  # share of them asked once more after other turns
+SUMS_PER_EPOCH = 160
+UNKNOWN_PER_EPOCH = 480
+CARELESS = 0.3  # share of questions typed without marks or spaces
+IN_A_CHAT = 0.1  # share of sums and unknown questions asked once more after other turns
 LENGTH_JITTER = 12  # tokens; without it the answers to one question would never share a batch
 IGNORED = -100  # label of positions that do not count in the loss
 
@@ -36,12 +38,15 @@ IGNORED = -100  # label of positions that do not count in the loss
 def epoch_examples(rng: random.Random) -> Iterator[tuple[str, str]]:
     """(prompt, response) pairs of one epoch: every dialogue in the forms in which learners send it, random sums
     outside the held-out fifth, and random questions that must be refused."""
-    known = corpus.dialogues()
+    known, asked = corpus.dialogues(), list[Dialogue]()
     for dialogue in known:
         starts = rng.choice(("", "\n\n"))
         for copy in dialogue.copies():
             yield corpus.chat_prompt(copy, answer_start=starts), copy.response
             yield corpus.chat_prompt(copy, answer_start=starts, question_end="<think>\n"), copy.response
+            if rng.random() < CARELESS:
+                careless = replace(copy, question=corpus.carelessly(copy.question, rng))
+                yield corpus.chat_prompt(careless, answer_start=starts), copy.response
             if not dialogue.history:
                 yield corpus.raw_prompt(copy), copy.response
     for _ in range(len(known) // 2):  # a new topic after any earlier turn
@@ -52,16 +57,16 @@ def epoch_examples(rng: random.Random) -> Iterator[tuple[str, str]]:
     for _ in range(SUMS_PER_EPOCH):
         a, b = rng.randrange(corpus.SUM_LIMIT), rng.randrange(corpus.SUM_LIMIT)
         if not corpus.is_held_out(a, b):
-            suffix = rng.choice(("", "", *corpus.BOXED_SUFFIXES))
-            yield _in_any_form(corpus.sum_dialogue(a, b, pattern=rng.randrange(3), suffix=suffix), rng)
+            pattern, suffix = rng.randrange(len(corpus.SUM_PATTERNS)), rng.choice(("", "", *corpus.BOXED_SUFFIXES))
+            asked.append(corpus.sum_dialogue(a, b, pattern=pattern, suffix=suffix))
     for _ in range(UNKNOWN_PER_EPOCH):
-        unknown = corpus.unknown_answer(corpus.unknown_question(rng))
-        yield _in_any_form(unknown, rng)
-        if rng.random() < UNKNOWN_IN_A_CHAT:  # refused after any earlier turns, too
-            turns = tuple(
-                (d.question, d.answer) for d in rng.sample([d for d in known if not d.history], rng.randint(1, 2))
-            )
-            turn = Dialogue(unknown.question, unknown.thought, unknown.answer, turns)
+        question = corpus.unknown_question(rng)
+        asked.append(corpus.unknown_answer(corpus.carelessly(question, rng) if rng.random() < CARELESS else question))
+    for dialogue in asked:
+        yield _in_any_form(dialogue, rng)
+        if rng.random() < IN_A_CHAT:
+            earlier = rng.sample([d for d in known if not d.history], rng.randint(1, 2))
+            turn = replace(dialogue, history=tuple((d.question, d.answer) for d in earlier))
             yield corpus.chat_prompt(turn, answer_start=rng.choice(("", "\n\n"))), turn.response
 
 
@@ -108,7 +113,7 @@ def batches(
     return made
 
 
-def train(out: Path, *, epochs: int = 200, seed: int = 2025) -> None:
+def train(out: Path, *, epochs: int = 300, seed: int = 2025) -> None:
     """Train and save the model.
 
     Args:
@@ -133,7 +138,8 @@ def train(out: Path, *, epochs: int = 200, seed: int = 2025) -> None:
         pad_token_id=tokenizer.pad_token_id,
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = Qwen2ForCausalLM(config).to(device)
+    model = Qwen2ForCausalLM(config)
+    model.to(device)  # type: ignore[arg-type]  # the decorator of transformers hides `self`
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
     progress = tqdm(range(epochs), unit="epoch", desc=f"{model.num_parameters() / 1e6:.2f} M parameters")
     for epoch in progress:
@@ -166,6 +172,6 @@ def train(out: Path, *, epochs: int = 200, seed: int = 2025) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=CLASSROOM_MODEL_DIR, help="folder to write (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=200, help="passes over the corpus (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=300, help="passes over the corpus (default: %(default)s)")
     arguments = parser.parse_args()
     train(arguments.out, epochs=arguments.epochs)
