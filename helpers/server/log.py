@@ -1,14 +1,16 @@
-"""Read vLLM's start-up log: which phase it is in, and why it died. The patterns were recorded from vLLM 0.32.0."""
+"""Read vLLM's start-up log: which phase it is in, and which error ended it. The wording was recorded from vLLM 0.32."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-__all__ = ["PHASES", "diagnose", "phase", "tail"]
+from helpers.server.causes import CAUSES, MISSING_PACKAGE
+
+__all__ = ["PHASES", "diagnose", "last_error", "phase", "tail"]
 
 TAIL_BYTES = 200_000
-MISSING_PACKAGE = r"No module named '([\w.]+)'"
+ERROR_LINES = 8
 
 # (what the log says, what is going on from there); the one that occurs last in the log counts
 PHASES = [
@@ -23,94 +25,25 @@ PHASES = [
     ("Supported tasks", "启动 HTTP 服务"),
 ]
 
-# (pattern, what happened, what to do); groups of the pattern fill the braces; what stands last in the log counts
-DIAGNOSES = [
-    (
-        r"unrecognized arguments: (.+)",
-        "vllm serve 不认识参数 {0}。",
-        "用 vllm serve --help=all 查当前版本的写法，改掉或删掉它。",
-    ),
-    (
-        r"argument (--[\w-]+)[^:]*: (invalid.+|expected.+)",
-        "参数 {0} 的值不对：{1}",
-        "用 vllm serve --help=all 查它可以取什么值。",
-    ),
-    (
-        r"Address already in use",
-        "端口已被别的程序占用。",
-        "换一个端口，或先停掉占用它的程序。",
-    ),
-    (
-        r"Repo id must be in the form[^\n]*?: '([^']+)'",
-        "模型文件夹 {0} 不存在。",
-        "检查路径；还没有下载的话，先运行 02 号笔记本。",
-    ),
-    (
-        r"Invalid repository ID or local directory specified: '([^']+)'",
-        "{0} 里没有可用的模型（多半缺 config.json）。",
-        "重新运行 02 号笔记本，把模型下载完整。",
-    ),
-    (
-        r"Cannot find any model weights with `([^`]+)`",
-        "{0} 里没有权重文件（*.safetensors）。",
-        "重新运行 02 号笔记本，把模型下载完整。",
-    ),
-    (
-        r"SafetensorError: ([^\n]+)",
-        "权重文件不完整或已损坏（{0}）。",
-        "删掉损坏的权重文件，再运行 02 号笔记本重新下载。",
-    ),
-    (
-        r"max_model_len \((\d+)\) is greater than the derived max_model_len \(max_position_embeddings=(\d+)",
-        "--max-model-len {0} 超过了模型支持的上限 {1}。",
-        "把 --max-model-len 改成不超过 {1}。",
-    ),
-    (
-        r"max seq len \((\d+)\), \(([\d.]+) GiB KV cache is needed.*?\(([\d.]+) GiB\).*?maximum model length is (\d+)",
-        "KV cache 放不下：一条 {0} token 的请求要 {1} GiB，只剩 {2} GiB。",
-        "把 --max-model-len 调到 {3} 以下，或把 --gpu-memory-utilization 调大。",
-    ),
-    (
-        r"max seq len \((\d+)\), \(([\d.]+) GiB KV cache is needed.*?\(([\d.]+) GiB\)",
-        "KV cache 放不下：一条 {0} token 的请求要 {1} GiB，只剩 {2} GiB。",
-        "把 --max-model-len 调小，或把 --gpu-memory-utilization 调大。",
-    ),
-    (
-        r"No available memory for the cache blocks",
-        "装完权重以后，没有内存留给 KV cache 了。",
-        "把 --gpu-memory-utilization 调大，或换显存更大的卡。",
-    ),
-    (
-        r"\(([\d.]+)/([\d.]+) GiB\) on startup is less than desired (?:GPU|CPU) memory utilization \(([\d.]+)",
-        "空闲内存不够：共 {1} GiB，空闲 {0} GiB，而 --gpu-memory-utilization 要占用其中的 {2}。",
-        "关掉占内存的程序（例如另一个笔记本里的 LLM），或把 --gpu-memory-utilization 调小。",
-    ),
-    (
-        r"(?:CUDA out of memory|OutOfMemoryError)",
-        "显存不够。",
-        "用 nvidia-smi 看是谁占着显存，关掉它；或把 --max-model-len、--gpu-memory-utilization 调小。",
-    ),
-    (
-        r"Bfloat16 is only supported on GPUs with compute capability of at least 8",
-        "这块显卡不支持 bfloat16。",
-        "设环境变量 TUTORIAL_DTYPE=float16，重新运行。",
-    ),
-    (
-        r"(?:NVIDIA driver on your system is too old|driver version is insufficient)",
-        "NVIDIA 驱动太旧，跑不了现在装的 vLLM。",
-        "运行 python -m helpers.doctor，看该装哪一个 wheel。",
-    ),
-    (
-        r"No such file or directory: '(ninja|[\w/.-]*nvcc)'",
-        "FlashInfer 要在第一次启动时编译算子，可是找不到 {0}。",
-        "去掉自己设的 VLLM_USE_FLASHINFER_SAMPLER（课程默认设成 0，速度一样），重启内核，再启动。",
-    ),
-    (
-        MISSING_PACKAGE,
-        "缺少 Python 包 {0}。",
-        "按 README 重新安装环境。",
-    ),
-]
+UP = "Application startup complete"  # whatever was said before did no harm
+PROCESS = re.compile(r"^\((?P<name>[\w .:-]+?) pid=\d+\) ")
+STAMP = re.compile(r"^(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL)\b(?: \d\d-\d\d \d\d:\d\d:\d\d)?(?: \[[^\]]*\])? ?")
+RAISED = re.compile(
+    r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit|Interrupt|TimeoutExpired|LimitExceeded)\b(?::|$)"
+)
+PLAIN = re.compile(
+    r"^(?:Exception: |\s*Value error, |vllm[\w ]*: error: |Fatal Python error|terminate called|what\(\): |Killed\b|"
+    r"Segmentation fault|Illegal instruction|Bus error)"
+)
+CHAINED = "The above exception was the direct cause", "During handling of the above exception"
+# an error that only says that another one came before it
+ECHOES = re.compile(
+    r"See root cause above|See stack trace|EngineDeadError|EngineCore encountered|cancelled|KeyboardInterrupt|"
+    r"SystemExit|"
+    r"Connection (?:closed|reset) by peer|Broken pipe|DistStoreError|DistNetworkError: failed to recv|leaked|"
+    r"Exception: WorkerProc initialization failed"
+)
+DEAD_BY_SIGNAL = re.compile(r"Failed core proc\(s\): \{[^}]*: (-\d+)")
 
 
 def phase(log: str) -> str:
@@ -118,19 +51,96 @@ def phase(log: str) -> str:
     return max(PHASES, key=lambda entry: log.rfind(entry[0]) if entry[0] else -0.5)[1]
 
 
+def last_error(log: str) -> str:
+    """The error that ended the start, as the engine, a worker or the command itself reported it.
+
+    Returns:
+        Its line and those that belong to it, without prefixes; empty where the log holds none. An error that only
+        points to another ("See root cause above") is left out, and so is everything before a finished start.
+    """
+    found = _errors(log)
+    return found[-1][0] if found else ""
+
+
 def diagnose(log: str) -> tuple[str, str] | None:
-    """Say what went wrong and what to do; None where the log holds nothing that is known."""
-    ends = [
-        line for line in log.splitlines() if re.search(r"\w+(Error|Exception)\b", line) and "root cause" not in line
-    ]
-    best: tuple[int, str, str] | None = None
-    for pattern, what, todo in DIAGNOSES:
-        for found in re.finditer(pattern, log):
-            if pattern == MISSING_PACKAGE and not (ends and found[0] in ends[-1]):
-                continue  # an import that failed and was handled
-            if best is None or found.start() > best[0]:
-                best = found.start(), what.format(*found.groups()), todo.format(*found.groups())
-    return best[1:] if best else None
+    """Say what went wrong and what to do; None where the error that ended the start is not a known one."""
+    found = _errors(log)
+    chain = [found[-1][0], *found[-1][1]] if found else []
+    for depth, error in enumerate(chain):
+        for pattern, what, todo in CAUSES:
+            known = re.search(pattern, error, re.IGNORECASE)
+            if known and not (pattern == MISSING_PACKAGE and depth):  # tried and done without
+                groups = [group or "" for group in known.groups()]
+                return what.format(*groups), todo.format(*groups)
+    if not chain and (died := DEAD_BY_SIGNAL.search(log)):
+        return _signal(-int(died[1]))
+    return None
+
+
+def _errors(log: str) -> list[tuple[str, list[str]]]:
+    """Every error in the log that may have ended it, oldest first: its text, and what it was raised from."""
+    lines = [_stripped(line) for line in log[log.rfind(UP) + 1 :].splitlines()]
+    found: list[tuple[str, list[str]]] = []
+    chain: list[str] = []
+    for number, (process, level, text) in enumerate(lines):
+        if text.startswith(CHAINED):
+            if found:
+                chain = [found[-1][0], *found[-1][1]]
+        elif level not in ("DEBUG", "INFO", "WARNING") and (RAISED.match(text) or PLAIN.match(text)):
+            block = [text]
+            for follower, its_level, more in lines[number + 1 : number + ERROR_LINES]:
+                if (follower, its_level) != (process, level) or more.startswith(("Traceback", *CHAINED)):
+                    break
+                if RAISED.match(more) or (PLAIN.match(more) and not more.startswith(" ")):
+                    break
+                block.append(more)
+            error = "\n".join(block).strip()
+            if not ECHOES.search(block[0]) and not _handled(lines, number):
+                found.append((error, chain))
+            chain = []
+    return found
+
+
+def _handled(lines: list[tuple[str, str, str]], number: int) -> bool:
+    """Whether the traceback that ends at this line was only logged: its first line says that something is skipped."""
+    for _, _, text in reversed(lines[max(0, number - 200) : number]):
+        if text.startswith("Traceback"):
+            continue
+        if not text.startswith((" ", *CHAINED)) and text and not RAISED.match(text):
+            return bool(
+                re.search(r"Failed to (?:load|import)|falling back|unavailable|skipp|ignor", text, re.IGNORECASE)
+            )
+    return False
+
+
+def _stripped(line: str) -> tuple[str, str, str]:
+    """(process, level, text) of a line; the level is empty where the line has none."""
+    process = PROCESS.match(line)
+    rest = line[process.end() :] if process else line
+    stamp = STAMP.match(rest)
+    return (
+        process["name"] if process else "",
+        stamp["level"] if stamp else "",
+        rest[stamp.end() :].rstrip() if stamp else rest.rstrip(),
+    )
+
+
+def _signal(number: int) -> tuple[str, str] | None:
+    return {
+        4: (
+            "引擎进程用了这个 CPU 没有的指令（SIGILL）。",
+            "看 CPU 支不支持 AVX2（lscpu | grep avx2），不支持就换一台机器。",
+        ),
+        7: (
+            "引擎进程写不进共享内存（SIGBUS），多半是 /dev/shm 太小。",
+            "容器加 --shm-size=8g（或 --ipc=host）再启动。",
+        ),
+        9: (
+            "引擎进程被系统杀死了（SIGKILL），多半是内存不够。",
+            "用 free -h 看内存，关掉别的程序，或换内存更大的机器；容器要看内存上限。",
+        ),
+        11: ("引擎进程崩溃了（段错误，SIGSEGV）。", "运行体检（make doctor）看版本和驱动是否配套，再重新安装环境。"),
+    }.get(number)
 
 
 def tail(file: Path, *, lines: int | None = None) -> str:
