@@ -190,7 +190,7 @@ def test_the_lessons_download_cell_ends_in_one_sentence(
     hub.app = Instead(hub.app, 200, b'{"Code": 500, "Success": false, "Data": {"Files": []}}')
     hub.stop()
     hub.start()
-    with pytest.raises(DownloadError, match=r"config\.json"):  # the SDK is content with an empty list
+    with pytest.raises(ModelError, match=r"config\.json"):  # the SDK is content with an empty list
         exec(cell, names | {"profile": profile(tmp_path)})
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import json
 import os
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 from download_kit import MODEL_ID, TINY, WEIGHTS, make_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.config import Profile, get_profile
+from helpers.config import REPO_ROOT, Profile, get_profile
 from helpers.errors import ModelError
 from helpers.models import (
     SEVEN_B_CONFIG,
@@ -47,6 +50,19 @@ def test_the_published_shape_gives_the_published_figures() -> None:
     size = model_size(SEVEN_B_CONFIG)
     assert size == ModelSize(7_615_616_512, 7_615_616_512 * 2 / 1024**3, 56 * 1024)
     assert round(size.weights_gib, 1) == 14.2
+
+
+def test_the_lessons_table_says_what_its_lines_compute() -> None:
+    """Each row: a name in the lesson's `count_parameters`, and its value for the 7B."""
+    lesson = nbformat.read(REPO_ROOT / "notebooks" / "02_download.ipynb", as_version=4)
+    [code] = [cell.source for cell in lesson.cells if "def count_parameters" in cell.source]
+    [table] = [cell.source for cell in lesson.cells if "| 这一行代码 |" in cell.source]
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| ([\d,]+) \|$", table, re.MULTILINE))
+    names: dict[str, Any] = {"c": SEVEN_B_CONFIG}
+    *lines, last = ast.parse(code).body[0].body  # type: ignore[attr-defined]
+    exec(compile(ast.Module(lines, []), "lesson", "exec"), names)
+    assert {name: int(value.replace(",", "")) for name, value in rows.items()} == {name: names[name] for name in rows}
+    assert len(rows) == 7 and eval(ast.unparse(last.value), names) == 7_615_616_512
 
 
 @pytest.mark.parametrize(
