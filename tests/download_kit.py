@@ -5,11 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
+import ssl
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from safetensors.numpy import save_file
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -71,6 +81,81 @@ class Fault:
                 raise ConnectionResetError("the test cuts the connection here")
 
         await self.app(scope, receive, harmed)
+
+
+class Instead:
+    """ASGI application that gives one answer to every request, or only to those for a file."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        status: int,
+        body: bytes = b"",
+        headers: dict[str, str] | None = None,
+        *,
+        files: bool = False,
+    ) -> None:
+        self.app, self.status, self.body, self.headers, self.files = app, status, body, headers or {}, files
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.files and b"FilePath=" not in scope["query_string"]:
+            await self.app(scope, receive, send)
+            return
+        headers = {"Content-Length": str(len(self.body)), **self.headers}
+        pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": self.status, "headers": pairs})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+@contextmanager
+def listener(answer: bytes | None, *, certificate: Path | None = None) -> Iterator[int]:
+    """Answer each connection with these bytes, or with silence (None), and close it. Yields the port on localhost."""
+    server = socket.create_server(("127.0.0.1", 0))
+    context = None
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+
+    def serve() -> None:
+        with suppress(OSError):  # closed: the test is over
+            while True:
+                connection = server.accept()[0]
+                threading.Thread(target=reply, args=[connection], daemon=True).start()
+
+    def reply(connection: socket.socket) -> None:
+        with suppress(OSError):
+            connection = context.wrap_socket(connection, server_side=True) if context else connection
+            connection.recv(65536)
+            if answer is None:
+                connection.recv(65536)
+            else:
+                connection.sendall(answer)
+        connection.close()
+
+    threading.Thread(target=serve, daemon=True).start()
+    with server:
+        yield server.getsockname()[1]
+
+
+def make_certificate(file: Path, host: str, *, valid_from_day: int = -1, days: int = 2) -> Path:
+    """Write a certificate that vouches for itself, with its key, into one PEM file."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
+    start = datetime.now(UTC) + timedelta(days=valid_from_day)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(start)
+        .not_valid_after(start + timedelta(days=days))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    file.write_bytes(secret + certificate.public_bytes(Encoding.PEM))
+    return file
 
 
 def start_download(endpoint: str, cache: Path, *, local_dir: Path, **environ: str) -> subprocess.Popen[str]:

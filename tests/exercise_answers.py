@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
 import json
 import math
+import os
 import statistics
 from pathlib import Path
 from types import SimpleNamespace
@@ -149,6 +151,7 @@ cases(
         folder_with("config.json"),
         folder_with(*both, "tokenizer_config.json"),
         folder_with(*both, "model.safetensors"),
+        folder_with(*both, "config.json.incomplete"),
         "/root/autodl-temp/nowhere",
         None,
         ["config.json"],
@@ -157,25 +160,43 @@ cases(
 
 
 def missing_by_name(folder: Any, patterns: Any) -> Any:
-    names = [path.name for path in folder.iterdir()]
+    names = [path.name for path in folder.iterdir() if path.is_file() and not path.name.endswith(".incomplete")]
     return tuple(p for p in patterns if not [n for n in names if Path(n).match(p)])
+
+
+def missing_by_glob(folder: Any, patterns: Any) -> Any:
+    def there(pattern: str) -> bool:
+        return any(path.is_file() and path.suffix != ".incomplete" for path in folder.glob(pattern))
+
+    return sorted((p for p in patterns if not there(p)), reverse=True)
+
+
+def missing_by_fnmatch(folder: Any, patterns: Any) -> Any:
+    files = [entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.endswith(".incomplete")]
+    return {p for p in patterns if not fnmatch.filter(files, p)}
 
 
 cases(
     "02-2",
-    right=[
-        lambda folder, patterns: [p for p in patterns if not any(folder.glob(p))],
-        missing_by_name,
-        lambda folder, patterns: sorted((p for p in patterns if not list(folder.rglob(p))), reverse=True),
-    ],
+    right=[missing_by_glob, missing_by_name, missing_by_fnmatch],
     wrong=[
         lambda folder, patterns: [p for p in patterns if any(folder.glob(p))],
+        lambda folder, patterns: [p for p in patterns if not any(folder.glob(p))],  # model* matches an .incomplete
+        lambda folder, patterns: [p for p in patterns if not any(f for f in folder.glob(p) if f.is_file())],
+        lambda folder, patterns: [p for p in patterns if not [f for f in folder.glob(p) if f.suffix != ".incomplete"]],
+        lambda folder, patterns: [  # sub-folders
+            p for p in patterns if not [f for f in folder.rglob(p) if f.is_file() and f.suffix != ".incomplete"]
+        ],
+        lambda folder, patterns: [  # hidden sub-folders
+            p for p in patterns
+            if not [f for f in [*folder.glob(p), *folder.glob(f".*/{p}")] if f.is_file() and f.suffix != ".incomplete"]
+        ],
         lambda folder, patterns: patterns if not any(folder.glob(patterns[0])) else [],
         lambda folder, patterns: [p for p in patterns if not any(folder.glob(p + "*"))],  # takes .incomplete
         lambda folder, patterns: not any(folder.glob(patterns[0])),
         lambda folder, patterns: [p for p in patterns if not folder.glob(p)],  # an iterator is never false
     ],
-)
+)  # fmt: skip
 
 
 def locate(cache_dir: Any, model_id: str) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,12 +14,13 @@ from typing import Any
 
 import nbformat
 import pytest
-from download_kit import MODEL_ID, WEIGHTS, Fault, make_model, start_download
+from download_kit import MODEL_ID, WEIGHTS, Fault, Instead, listener, make_certificate, make_model, start_download
+from filelock import FileLock
 from modelscope_hub.config import set_default_config
 
 from helpers.classroom.mirror import Mirror, classroom_hub
 from helpers.config import REPO_ROOT, Profile, get_profile
-from helpers.errors import DownloadError, ModelError
+from helpers.errors import DownloadError, MirrorError, ModelError
 from helpers.models import check_model, explain_download_error, find_model
 
 
@@ -170,17 +173,227 @@ def test_an_unknown_id_is_named_with_what_the_mirror_has(hub: Mirror, tmp_path: 
         download(revision="v9", local_dir=tmp_path / "m")
 
 
-def test_the_lessons_download_cell_ends_in_one_sentence(hub: Mirror, tmp_path: Path) -> None:
+def test_the_lessons_download_cell_ends_in_one_sentence(
+    hub: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from modelscope import snapshot_download
 
     lesson = nbformat.read(REPO_ROOT / "notebooks" / "02_download.ipynb", as_version=4)
-    [cell] = [cell.source for cell in lesson.cells if "model_dir = snapshot_download(" in cell.source]
+    [cell] = [cell.source for cell in lesson.cells if "def download(" in cell.source]
     unknown = replace(profile(tmp_path), model_id="a/Nope")
     names = globals() | {"snapshot_download": snapshot_download, "profile": unknown}
     with pytest.raises(DownloadError, match="a/Nope") as caught:
         exec(cell, names)
     assert caught.value.__suppress_context__ and "\n" not in str(caught.value)
     assert "model_dir" not in names, "no later cell goes on with a path that is not there"
+
+    hub.app = Instead(hub.app, 200, b'{"Code": 500, "Success": false, "Data": {"Files": []}}')
+    hub.stop()
+    hub.start()
+    with pytest.raises(ModelError, match=r"config\.json"):  # the SDK is content with an empty list
+        exec(cell, names | {"profile": profile(tmp_path)})
+
+
+ANSWERS: dict[str, tuple[Any, str]] = {
+    "401": ((401,), "登录"),
+    "403": ((403, b'{"Message": "gated"}'), "不许下载.*gated"),
+    "quota": ((403, b'{"code": "QuotaLimitExceed"}'), "额度"),
+    "404": ((404,), "没有这个模型"),
+    "418": ((418,), "不是 ModelScope 的站点"),
+    "429": ((429, b"", {"Retry-After": "30"}), "等 30 秒"),
+    "500": ((500, b'{"Message": "busy"}'), "500.*不是你这里的问题.*busy"),
+    "503": ((503, b"<html>x</html>"), "503.*不是你这里的问题"),
+    "a login page": ((200, b"<!DOCTYPE html><title>Login</title>"), "登录的网页"),
+    "nothing": ((200,), "不是模型清单"),
+    "null": ((200, b"null"), "不是模型清单"),
+    "another JSON": ((200, b'{"Data": {"Files": ["a"]}}'), "不是模型清单"),
+    "half a JSON": ((200, b'{"Data": {"Fil'), "不是模型清单"),
+    "no gzip": ((200, b"x", {"Content-Encoding": "gzip"}), "不是模型清单"),
+    "a loop": ((302, b"", {"Location": "/again?FilePath=a"}), "不是模型清单"),
+    "a redirect to ftp": ((302, b"", {"Location": "ftp://x/y"}), "不是模型清单"),
+}
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK's own retries would take half a minute; proxies of the machine stay out of it."""
+    from modelscope_hub import _download, _legacy_api
+
+    monkeypatch.setattr(_legacy_api, "REPO_TREE_PAGE_MAX_ATTEMPTS", 1)
+    monkeypatch.setattr(_legacy_api, "REPO_TREE_PAGE_TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr(_download, "DOWNLOAD_RETRY_TIMES", 0)
+    monkeypatch.setattr(_download, "DOWNLOAD_INTEGRITY_RETRY_BACKOFF", 0.01)
+    monkeypatch.setattr(_download, "DOWNLOAD_FILE_LOCK_TIMEOUT_SECONDS", 1)
+    for variable in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(variable)
+
+
+def failure(tmp_path: Path, **options: Any) -> str:
+    """What the learner reads of a download that fails."""
+    set_default_config(None)
+    with pytest.raises(Exception) as caught:
+        download(**{"local_dir": tmp_path / "m", **options})
+    said = explain_download_error(caught.value)
+    assert "下一步" in said and "\n" not in said and len(said) < 400
+    return said
+
+
+@pytest.mark.parametrize("case", ANSWERS)
+@pytest.mark.parametrize("files", [False, True])
+def test_whatever_a_site_answers_is_told_with_what_to_do(
+    files: bool, case: str, hub: Mirror, tmp_path: Path, impatient: None
+) -> None:
+    answer, says = ANSWERS[case]
+    if files and answer[0] == 200:
+        says = "校验不对.*登录的网页"
+    if files and answer[0] >= 400:
+        says = says.partition(".*")[0]
+    hub.stop()
+    hub.app = Instead(hub.app, *answer, files=files)
+    hub.start()
+    said = failure(tmp_path)
+    assert re.search(says, said) and "127.0.0.1" in said
+
+
+PROXIES: dict[str, tuple[str, str]] = {
+    "nobody there": ("http://127.0.0.1:1", r"连不上代理 127\.0\.0\.1:1（环境变量 https_proxy）.*不是站点"),
+    "wants a password": ("http://127.0.0.1:PORT 407", "用户名和密码"),
+    "refuses the site": ("http://127.0.0.1:PORT 403", "不肯转到 modelscope.test"),
+    "socks": ("socks5h://127.0.0.1:7891", "SOCKS.*unset https_proxy"),
+    "no number": ("http://me:secret@proxy.corp:port", r"代理的地址写错了：https_proxy=http://\*\*\*@proxy"),
+    "no host": ("http://", "代理的地址写错了"),
+    "full-width colon": ("http：//127.0.0.1:7890", "代理的地址写错了"),
+    "unknown name": ("http://no-such-proxy.invalid:80", "连不上代理 no-such-proxy.invalid:80"),
+    "only http": ("https://127.0.0.1:PORT 407", "http:// 开头"),
+}
+
+
+@pytest.mark.parametrize("case", PROXIES)
+def test_a_proxy_is_blamed_by_name_and_its_password_is_not_shown(
+    case: str, hub: Mirror, tmp_path: Path, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, says = PROXIES[case]
+    address, _, status = address.partition(" ")
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", "https://modelscope.test")
+    with listener(f"HTTP/1.1 {status or 500} No\r\nContent-Length: 0\r\n\r\n".encode()) as port:
+        monkeypatch.setenv("https_proxy", address.replace("PORT", str(port)))
+        said = failure(tmp_path)
+    assert re.search(says, said) and "secret" not in said
+
+
+def test_a_site_behind_a_proxy_is_not_blamed_alone(
+    hub: Mirror, tmp_path: Path, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", "http://modelscope.test")
+    with listener(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n") as port:
+        monkeypatch.setenv("all_proxy", f"http://127.0.0.1:{port}")
+        said = failure(tmp_path)
+        monkeypatch.setenv("no_proxy", "modelscope.test")
+        assert "代理" not in failure(tmp_path)
+    assert "502" in said and f"经过了代理 127.0.0.1:{port}（环境变量 all_proxy）" in said
+
+
+CERTIFICATES: dict[str, tuple[dict[str, Any], str]] = {
+    "nobody vouches": ({"host": "localhost"}, "REQUESTS_CA_BUNDLE"),
+    "another name": ({"host": "other.test"}, "别的名字"),
+    "expired": ({"host": "localhost", "valid_from_day": -9}, "date"),
+    "not yet": ({"host": "localhost", "valid_from_day": 9}, "date"),
+}
+
+
+@pytest.mark.parametrize("case", CERTIFICATES)
+def test_a_certificate_that_is_not_accepted_is_called_that(
+    case: str, hub: Mirror, tmp_path: Path, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, says = CERTIFICATES[case]
+    file = make_certificate(tmp_path / "site.pem", **options)
+    if case != "nobody vouches":
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(file))
+    with listener(b"", certificate=file) as port:
+        monkeypatch.setenv("MODELSCOPE_ENDPOINT", f"https://localhost:{port}")
+        said = failure(tmp_path)
+        assert re.search(says, said) and "证书" in said and f"localhost:{port}" in said
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "gone.pem"))
+        assert "gone.pem" in failure(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "answer", "says"),
+    [
+        ("https://127.0.0.1:PORT", b"HTTP/1.1 400 Bad Request\r\n\r\n", "不是 https"),
+        ("http://127.0.0.1:PORT", b"", "连接断了"),
+        ("http://127.0.0.1:PORT", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{", "连接断了"),
+        ("http://127.0.0.1:PORT", b"SSH-2.0-OpenSSH_9.6\r\n", "不是模型清单"),
+        ("http://127.0.0.1:PORT", None, "超时"),
+        ("http://127.0.0.1:1", b"", "classroom_hub"),
+        ("http://no-such-host.invalid", b"", "找不到主机 no-such-host.invalid"),
+        ("http://127.0.0.1:99999", b"", "地址写错了：MODELSCOPE_ENDPOINT"),
+        ("'http://10.0.0.5:8090'", b"", "地址写错了：MODELSCOPE_ENDPOINT"),
+        ("http//10.0.0.5", b"", "地址写错了：MODELSCOPE_ENDPOINT"),
+    ],
+)
+def test_what_lies_on_the_way_to_the_site_is_told_apart(
+    endpoint: str, answer: bytes | None, says: str,
+    hub: Mirror, tmp_path: Path, impatient: None, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    with listener(answer) as port:
+        monkeypatch.setenv("MODELSCOPE_ENDPOINT", endpoint.replace("PORT", str(port)))
+        assert re.search(says, failure(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("file", "挡住了路.*文件夹"), ("file/below", "挡住了路"), ("link", "失效的链接"), ("x" * 300, "太长"),
+        ("~/models", "绝对路径"), ("taken", "挡住了路"), ("cache", "MODELSCOPE_CACHE"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_cannot_be_used_is_blamed_with_its_path(
+    place: str, says: str, hub: Mirror, tmp_path: Path, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("gone/too")
+    (tmp_path / "taken" / "config.json").mkdir(parents=True)
+    if place == "cache":
+        monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "file"))
+    assert re.search(says, failure(tmp_path, local_dir=place if place[0] == "~" else tmp_path / place))
+
+
+def test_a_file_that_another_program_downloads_is_waited_for_and_then_said(
+    hub: Mirror, tmp_path: Path, impatient: None
+) -> None:
+    download(local_dir=tmp_path / "m")
+    locks = [FileLock(file) for file in (tmp_path / "cache" / ".lock").iterdir()]
+    for lock in locks:
+        lock.acquire()
+    assert "另一个程序" in failure(tmp_path, local_dir=tmp_path / "other")
+    for lock in locks:
+        lock.release()
+
+
+def test_the_lessons_hub_is_kept_and_comes_back_where_the_sdk_remembers_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", "")
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("helpers.classroom.mirror.REPO_ROOT", tmp_path)
+    mirror = classroom_hub(profile(tmp_path, name="classroom"))
+    assert mirror is not None
+    set_default_config(None)
+    try:
+        download(local_dir=tmp_path / "m")
+        sent = mirror.sent_bytes
+        assert classroom_hub(profile(tmp_path, name="classroom")) is mirror and mirror.sent_bytes == sent > 0
+        mirror.stop()
+        assert classroom_hub(profile(tmp_path, name="classroom")) is mirror
+        assert download(local_dir=tmp_path / "again").is_dir()
+    finally:
+        mirror.stop()
+        set_default_config(None)
+    port = int(mirror.endpoint.rpartition(":")[2])
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(MirrorError, match="重启内核"):
+        classroom_hub(profile(tmp_path, name="classroom"))
 
 
 def test_only_the_classroom_gets_a_hub_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

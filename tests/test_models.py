@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import json
 import os
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 from download_kit import MODEL_ID, TINY, WEIGHTS, make_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.config import Profile, get_profile
+from helpers.config import REPO_ROOT, Profile, get_profile
 from helpers.errors import ModelError
 from helpers.models import (
     SEVEN_B_CONFIG,
@@ -47,6 +50,19 @@ def test_the_published_shape_gives_the_published_figures() -> None:
     size = model_size(SEVEN_B_CONFIG)
     assert size == ModelSize(7_615_616_512, 7_615_616_512 * 2 / 1024**3, 56 * 1024)
     assert round(size.weights_gib, 1) == 14.2
+
+
+def test_the_lessons_table_says_what_its_lines_compute() -> None:
+    """Each row: a name in the lesson's `count_parameters`, and its value for the 7B."""
+    lesson = nbformat.read(REPO_ROOT / "notebooks" / "02_download.ipynb", as_version=4)
+    [code] = [cell.source for cell in lesson.cells if "def count_parameters" in cell.source]
+    [table] = [cell.source for cell in lesson.cells if "| 这一行代码 |" in cell.source]
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| ([\d,]+) \|$", table, re.MULTILINE))
+    names: dict[str, Any] = {"c": SEVEN_B_CONFIG}
+    *lines, last = ast.parse(code).body[0].body  # type: ignore[attr-defined]
+    exec(compile(ast.Module(lines, []), "lesson", "exec"), names)
+    assert {name: int(value.replace(",", "")) for name, value in rows.items()} == {name: names[name] for name in rows}
+    assert len(rows) == 7 and eval(ast.unparse(last.value), names) == 7_615_616_512
 
 
 @pytest.mark.parametrize(
@@ -126,7 +142,23 @@ BREAKS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "unfinished file": (f"{WEIGHTS}.incomplete", Path.touch),
     "unfinished part": (f"{WEIGHTS}_0_167772159", Path.touch),
     "unfinished merge": (f"{WEIGHTS}.parallel_tmp", Path.touch),
+    "git-lfs pointer": (SHARD, lambda f: f.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")),
+    "pointer for JSON": ("tokenizer.json", lambda f: f.write_text("version https://git-lfs.github.com/spec/v1\n")),
+    "tokenizer is a web page": ("tokenizer.json", lambda f: f.write_text("<!DOCTYPE html><html>")),
+    "broken link": (SHARD, lambda f: (f.unlink(), f.symlink_to("../../blobs/gone"))),
+    "link to itself": ("config.json", lambda f: (f.unlink(), f.symlink_to(f))),
 }
+# of aria2, wget and lftp, browsers, rsync, Xunlei, BitTorrent, WinSCP, Baidu
+LEFTOVERS = [
+    f"{WEIGHTS}.aria2", f"{WEIGHTS}.aria2__temp", f"{WEIGHTS}.part", f"{WEIGHTS}.partial", f"{WEIGHTS}.crdownload",
+    "Unconfirmed 12345.crdownload", f"{WEIGHTS}.downloading", f"{WEIGHTS}.baiduyun.p.downloading", f"{WEIGHTS}.tmp",
+    f"{WEIGHTS}.download", f"{WEIGHTS}.!qB", f"{WEIGHTS}.!ut", f"{WEIGHTS}.xltd", f"{WEIGHTS}.td.cfg", f"{WEIGHTS}.st",
+    f"{WEIGHTS}.filepart", f"{WEIGHTS}.opdownload", f"{WEIGHTS}.lftp-pget-status", f".{WEIGHTS}.Ab12Cd", "a.PART",
+]  # fmt: skip
+HARMLESS = [
+    ".lock", f"{WEIGHTS}.lock", ".mdl", ".msc", ".mv", ".gitattributes", "README.md", "notes.tmp", "LICENSE", "a.td.py",
+    "figures", "partial_results.json", "download.py", "chat_template.jinja", f"{WEIGHTS}.1", f"{WEIGHTS}.sha256",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("fault", BREAKS)
@@ -140,6 +172,39 @@ def test_a_broken_folder_is_refused_by_the_name_of_the_file(fault: str, tmp_path
     with pytest.raises(ModelError) as caught:
         find_model(profile(folder))
     assert str(folder / name) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", LEFTOVERS)
+def test_what_another_program_left_beside_whole_files_is_refused_by_name(name: str, folder: Path) -> None:
+    (folder / name).touch()
+    with pytest.raises(ModelError, match="没下完") as caught:
+        check_model(folder)
+    assert str(folder / name) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_is_no_leftover_does_no_harm(name: str, folder: Path) -> None:
+    (folder / name).touch()
+    assert check_model(folder).parameters == 100
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [("git-lfs pointer", "git-lfs"), ("pointer for JSON", "git-lfs"), ("tokenizer is a web page", "网页"),
+     ("broken link", "../../blobs/gone"), ("shard is a web page", "网页")],
+)  # fmt: skip
+def test_a_file_of_another_kind_is_called_what_it_is(fault: str, says: str, tmp_path: Path) -> None:
+    name, harm = BREAKS[fault]
+    folder = make_model(tmp_path / "m", weights=100, shards=2)
+    harm(folder / name)
+    with pytest.raises(ModelError, match=says):
+        check_model(folder)
+
+
+def test_a_link_to_a_folder_that_is_gone_is_called_that(tmp_path: Path) -> None:
+    (tmp_path / "m").symlink_to(tmp_path / "gone")
+    with pytest.raises(ModelError, match="失效的链接"):
+        check_model(tmp_path / "m")
 
 
 def test_a_single_missing_weight_file_is_named(folder: Path) -> None:
@@ -186,6 +251,8 @@ def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "hub/models/acme/R1___5-7B",
         "models/acme/R1___5-7B",
         "models/acme/R1.5-7B",
+        "models--acme--R1.5-7B/snapshots/0a1b2c",
+        "hub/models--acme--R1.5-7B/snapshots/0a1b2c",
     ],
 )
 @pytest.mark.parametrize("root", ["MODELSCOPE_CACHE", "home", "above"])
@@ -212,6 +279,29 @@ def test_model_dir_comes_before_the_cache_and_master_before_other_revisions(tmp_
     assert find_model(wanted) == snapshots / "aaa"
     make_model(wanted.model_dir, weights=10)
     assert find_model(wanted) == wanted.model_dir
+
+
+@pytest.mark.parametrize("below", ["", "models--acme--Tiny", "models/acme--Tiny", "hub/models--acme--Tiny"])
+def test_the_top_of_a_cache_leads_down_to_the_revision_it_names(
+    below: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As Hugging Face keeps it: links into `blobs`, and `refs/main` says which of the revisions is meant."""
+    top = tmp_path / "disk" / below
+    wanted, blobs = top / "snapshots" / "0a1b2c", make_model(top / "blobs", weights=10)
+    for revision in (wanted, top / "snapshots" / "ffffff"):
+        revision.mkdir(parents=True)
+        for blob in blobs.iterdir():
+            (revision / blob.name).symlink_to(Path("../../blobs") / blob.name)
+    (top / "refs").mkdir()
+    (top / "refs" / "main").write_text("0a1b2c")
+    named = replace(profile(tmp_path / "disk", model_id="acme/Tiny"), model_dir_is_named=True)
+    assert find_model(named) == wanted
+    assert str(wanted) in capsys.readouterr().out
+    with pytest.raises(ModelError, match="snapshots/0a1b2c"):
+        check_model(top)
+    (blobs / WEIGHTS).unlink()
+    with pytest.raises(ModelError, match="失效的链接"):
+        find_model(named)
 
 
 def test_the_shipped_model_serves_the_classroom_profile_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +348,8 @@ def test_a_folder_that_the_reader_named_and_that_is_not_there_is_said_aloud(
         (ConnectionError("HTTPConnectionPool(host='10.0.0.9', port=8090): refused"), "10.0.0.9:8090"),
         (TimeoutError(), "MODELSCOPE_ENDPOINT"),
         (ValueError("Expected one thing\nand more"), "ValueError）：Expected one thing"),
-        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (KeyboardInterrupt(), "停下"),
+        (ModelError("缺文件 a。"), "缺文件 a。"),
     ],
 )
 def test_any_error_becomes_one_line(error: BaseException, says: str) -> None:
@@ -269,6 +360,40 @@ def test_the_error_of_the_file_that_failed_is_explained() -> None:
     error = RuntimeError("1 of 4 files failed")
     error.failed_files = {WEIGHTS: OSError(errno.ENOSPC, "full")}  # type: ignore[attr-defined]
     assert "磁盘满了" in explain_download_error(error) and WEIGHTS in explain_download_error(error)
+
+
+MODEL_FILE = "/data/m/model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "配额"),
+        (OSError(errno.EFBIG, "File too large"), "单个文件"),
+        (OSError(errno.EROFS, "Read-only file system", MODEL_FILE), "只读"),
+        (PermissionError(errno.EACCES, "Permission denied", MODEL_FILE), "权限"),
+        (OSError(errno.EACCES, "Permission denied", "/root/.cache/modelscope/.lock"), "MODELSCOPE_CACHE"),
+        (FileExistsError(errno.EEXIST, "File exists", "/data/m"), "挡住了路"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/data/m"), "文件夹"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", MODEL_FILE), "挡住了路"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 5000), "太长"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "~/m/config.json"), "绝对路径"),
+        (OSError(errno.EMFILE, "Too many open files"), "打开的文件太多"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (OSError(errno.ENETUNREACH, "Network is unreachable"), "没有联网"),
+        (OSError(errno.EHOSTUNREACH, "No route to host"), "没有联网"),
+        (PermissionError(errno.EPERM, "Operation not permitted"), "下载失败"),  # of a socket: no disk to blame
+    ],
+)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_who_is_to_blame_is_found_under_what_the_sdk_wraps_around_it(
+    wrapped: bool, error: OSError, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MODELSCOPE_ENDPOINT", raising=False)
+    outer = RuntimeError("下载 model.safetensors 在 5 次重试后失败：OSError")
+    outer.__cause__ = error
+    said = explain_download_error(outer if wrapped else error)
+    assert says in said and "下一步" in said and len(said) < 400
 
 
 def test_importing_loads_no_engine_and_no_sdk() -> None:

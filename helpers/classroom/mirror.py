@@ -7,6 +7,7 @@ One machine of a class downloads the model, the others fetch it from there over 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import shutil
 import socket
@@ -53,13 +54,13 @@ class Mirror:
         return sum(entry.sent_bytes for entry in self.served if entry.file and entry.status in (200, 206))
 
     def start(self) -> Mirror:
-        """Return when the mirror answers. Raises MirrorError if the address cannot be used."""
+        """Return when the mirror answers; after `stop()`, at the same address. Raises MirrorError if it is taken."""
         if self._server is None:
             try:
                 listener = socket.create_server(self._address)
             except (OSError, OverflowError) as error:
                 raise MirrorError("镜像不能用 {}:{}（{}）。请换一个端口。".format(*self._address, error)) from None
-            host, port = listener.getsockname()[:2]
+            host, port = self._address = listener.getsockname()[:2]
             self.endpoint = f"http://{lan_address() if host == '0.0.0.0' else host}:{port}"
             config = uvicorn.Config(self.app, lifespan="off", log_level=self._log_level, timeout_graceful_shutdown=1)
             self._server = uvicorn.Server(config)
@@ -85,16 +86,29 @@ class Mirror:
 def classroom_hub(profile: Profile) -> Mirror | None:
     """Notebook 02's hub: for `classroom` a mirror of the shipped model, which this process will download from.
 
-    Sets `MODELSCOPE_ENDPOINT`; the SDK reads it once, so call this before modelscope is imported. For `gpu` nothing
-    is started or set, and None is returned: the model comes from modelscope.cn, or from where the reader points.
+    Sets `MODELSCOPE_ENDPOINT`; the SDK reads it once, so call this before modelscope is imported. A second call keeps
+    the mirror that runs, and brings a stopped one back at the address that the SDK remembers. For `gpu` nothing is
+    started or set, and None is returned: the model comes from modelscope.cn, or from where the reader points.
+
+    Raises MirrorError if there is no room for its files, or its address was taken meanwhile.
     """
     if profile.name != "classroom":
         return None
     folder = REPO_ROOT / "build" / "hub"
-    shutil.copytree(CLASSROOM_MODEL_DIR, folder / profile.model_id, dirs_exist_ok=True)
-    mirror = Mirror(folder).start()
+    try:
+        shutil.copytree(CLASSROOM_MODEL_DIR, folder / profile.model_id, dirs_exist_ok=True)
+        mirror = _hub(folder).start()
+    except OSError as error:
+        raise MirrorError(f"镜像站的文件放不进 {folder}（{error}）。下一步：腾出空间或改好权限，再运行一次。") from None
+    except MirrorError as error:
+        raise MirrorError(f"{error}在笔记本里：重启内核，再从第一格运行起。") from None
     os.environ["MODELSCOPE_ENDPOINT"] = mirror.endpoint
     return mirror
+
+
+@functools.cache
+def _hub(folder: Path) -> Mirror:
+    return Mirror(folder)
 
 
 def main(arguments: list[str] | None = None) -> int:

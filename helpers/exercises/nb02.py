@@ -22,32 +22,50 @@ def two_files(folder: object) -> None:
     if not place.is_dir():
         raise Wrong(f"没有这个文件夹：{place}")
     found = {file.name for file in place.rglob("*") if file.suffix in (".json", ".jinja", ".safetensors")}
+    unfinished = sorted(file.name for file in place.rglob("*.incomplete"))
+    if unfinished:
+        raise Wrong(f"{unfinished[0]} 还没有下完：再下载一次。")
     missing, extra = sorted(TWO_FILES - found), sorted(found - TWO_FILES)
     if missing:
         raise Wrong(f"文件夹里没有 {'、'.join(missing)}。")
     if extra:
-        raise Wrong(f"多下了 {'、'.join(extra[:3])}。")
+        stale = "模式要是没有错，它可能是上一次留下的：交一个新的空文件夹。"
+        raise Wrong(f"多下了 {'、'.join(extra[:3])}。{stale}")
 
 
 def nothing_matched(missing: object) -> None:
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder, empty = Path(name, "model"), Path(name, "half")
         for file in ("config.json", "tokenizer.json", "model.safetensors.incomplete"):
-            (folder / file).write_text("{}", encoding="utf-8")
-        cases: list[tuple[list[str], list[str], str]] = [
-            (["*.json"], [], "文件夹里有两个 JSON"),
-            (["*.jsn"], ["*.jsn"], "没有名字以 .jsn 结尾的文件"),
-            (["config.json", "*.txt"], ["*.txt"], "config.json 有，*.txt 没有"),
-            (["*.safetensors"], ["*.safetensors"], "权重只有一个 .incomplete，还没有下完"),
-            (["*.bin", "tokenizer*", "*.pt"], ["*.bin", "*.pt"], "三个模式里有两个没有匹配到"),
+            _write(folder / file)
+        _write(folder / "figures" / "accuracy.png")
+        _write(folder / "._____temp" / "generation_config.json")  # where older SDKs keep what is under way
+        _write(empty / "model.safetensors.incomplete")
+        (empty / "assets").mkdir()
+        cases: list[tuple[Path, list[str], list[str], str]] = [
+            (folder, ["*.json"], [], "文件夹里有两个 JSON"),
+            (folder, ["*.jsn"], ["*.jsn"], "没有名字以 .jsn 结尾的文件"),
+            (folder, ["config.json", "*.txt"], ["*.txt"], "config.json 有，*.txt 没有"),
+            (folder, ["*.safetensors"], ["*.safetensors"], "权重只有一个 .incomplete，还没有下完"),
+            (folder, ["*.bin", "tokenizer*", "*.pt"], ["*.bin", "*.pt"], "三个模式里有两个没有匹配到"),
+            (folder, ["model*"], ["model*"], "匹配到的只有 model.safetensors.incomplete，它还没有下完"),
+            (folder, ["fig*"], ["fig*"], "匹配到的 figures 是文件夹，不是文件"),
+            (folder, ["*.png"], ["*.png"], "accuracy.png 在子文件夹里，不在这一层"),
+            (folder, ["generation*"], ["generation*"], "generation_config.json 在隐藏的子文件夹里，还没有下完"),
+            (empty, ["*"], ["*"], "里面只有一个文件夹和一个 .incomplete"),
         ]
-        for patterns, wanted, note in cases:
+        for place, patterns, wanted, note in cases:
             about = f"模式是 {patterns} 时"
-            value = call(missing, folder, list(patterns), about=about)
+            value = call(missing, place, list(patterns), about=about)
             if not isinstance(value, list | tuple | set):
                 raise Wrong(f"{about}，要返回一个列表，得到的是{kind(value)}。")
             if sorted(map(str, value)) != sorted(wanted):
                 raise Wrong(f"{about}，函数返回 {short(list(value))}。{note}。")
+
+
+def _write(file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("{}", encoding="utf-8")
 
 
 MODEL_ID = "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"
@@ -58,7 +76,7 @@ def _cache(root: Path, *folders: str, config: bool = True) -> Path:
     for folder in folders:
         (root / folder).mkdir(parents=True)
         if config:
-            (root / folder / "config.json").write_text("{}", encoding="utf-8")
+            _write(root / folder / "config.json")
     return root
 
 
@@ -89,6 +107,7 @@ ONE_POINT_FIVE_B = SEVEN_B_CONFIG | {
     "hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12, "num_key_value_heads": 2,
     "vocab_size": 151936, "tie_word_embeddings": True,
 }  # fmt: skip
+KV_OF_7B = model_size(SEVEN_B_CONFIG).kv_bytes_per_token
 ROOMS = [
     (SEVEN_B_CONFIG, 24564 / 1024, "7B 在 24 GB 的卡上"),
     (SEVEN_B_CONFIG | {"num_key_value_heads": 28}, 24564 / 1024, "没有 GQA 的 7B 在 24 GB 的卡上"),
@@ -107,7 +126,17 @@ def room_on_card(tokens_that_fit: object) -> None:
             continue
         if not wanted:
             raise Wrong(f"{about}，权重都放不下，函数却返回 {value:.0f}。")
-        raise Wrong(f"{about}，函数返回 {value:.0f}，{'多' if value > wanted else '少'}了。")
+        slips = {
+            2 * wanted: "K 和 V 要各算一份",
+            (card_gib - size.weights_gib - 1.5) * GIB / size.kv_bytes_per_token: "只能用卡的九成",
+            (card_gib * 0.9 - size.weights_gib) * GIB / size.kv_bytes_per_token: "还要再减 1.5 GiB",
+            (card_gib * 0.9 - size.weights_gib - 1.5)
+            * GIB
+            / KV_OF_7B: "每个 token 的字节数要从 config 里算，不能照抄 7B 的",
+        }
+        slip = next((said for slipped, said in slips.items() if abs(value - slipped) <= 0.001 * slipped), "")
+        how = slip or ("多了" if value > wanted else "少了")
+        raise Wrong(f"{about}，函数返回 {value:.0f}：{how}。")
 
 
 JUDGES: dict[str, Judge] = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from helpers.config import CLASSROOM_MODEL_DIR, Profile
 from helpers.errors import ModelError
-from helpers.models.files import FIX, check_model, entries
+from helpers.models.files import FIX, check_model, entries, snapshots
 
 __all__ = ["find_model", "locate"]
 
@@ -16,25 +16,26 @@ __all__ = ["find_model", "locate"]
 def find_model(profile: Profile) -> Path:
     """Find the folder that the engine should load: the first whole one of the places below.
 
-    `profile.model_dir`; ModelScope's cache (`MODELSCOPE_CACHE`, `~/.cache/modelscope`, the folders above
-    `model_dir`) in its old and new layouts; on the `classroom` profile, the model that ships with the course.
-    A folder that the reader named with `TUTORIAL_MODEL_DIR` and that holds files is taken, or refused, alone; where
-    it holds none, the folder that is taken instead is said aloud.
+    `profile.model_dir`, or what lies below it as a cache of ModelScope or Hugging Face keeps it; ModelScope's cache
+    (`MODELSCOPE_CACHE`, `~/.cache/modelscope`, the folders above `model_dir`) in its old and new layouts; on the
+    `classroom` profile, the model that ships with the course. A folder that the reader named with
+    `TUTORIAL_MODEL_DIR` and that holds files is taken, or refused, alone; where another one is taken, that is said.
 
     Raises:
         ModelError: there is no whole model; the message says where it looked and what is wrong there.
     """
     found = locate(profile)
     if profile.model_dir_is_named and found != profile.model_dir:
-        print(f"注意：TUTORIAL_MODEL_DIR 指的文件夹 {profile.model_dir} 里没有文件，现在用的是 {found}。")
+        why = "里没有完整的模型" if entries(profile.model_dir) else "里没有文件"
+        print(f"注意：TUTORIAL_MODEL_DIR 指的文件夹 {profile.model_dir} {why}，现在用的是 {found}。")
     return found
 
 
 def locate(profile: Profile) -> Path:
     """As `find_model`, without a word."""
-    places, also = [profile.model_dir], ""
+    places, also = [profile.model_dir, *_below(profile.model_dir, profile)], ""
     if not (profile.model_dir_is_named and entries(profile.model_dir)):
-        places += _cached(profile)
+        places += [place for root in _cache_roots(profile) for place in _below(root, profile)]
         also = f"；ModelScope 的缓存 {_cache_roots(profile)[0]}，和 {profile.model_dir} 的上级文件夹"
         places += [CLASSROOM_MODEL_DIR] if profile.name == "classroom" else []
     problems = []
@@ -52,11 +53,14 @@ def _cache_roots(profile: Profile) -> list[Path]:
     return [root, *profile.model_dir.parents[:3]]  # `cache_dir=` is often one of the folders above model_dir
 
 
-def _cached(profile: Profile) -> Iterator[Path]:
-    """Yield the folders in which SDKs of today (1.38 and later) and of before keep this model."""
+def _below(root: Path, profile: Profile) -> Iterator[Path]:
+    """Yield where SDKs of today (ModelScope since 1.38, Hugging Face) and of before keep this model below `root`."""
     owner, _, name = profile.model_id.partition("/")
-    for root in _cache_roots(profile):
-        snapshots = entries(root / "models" / f"{owner}--{name}" / "snapshots")
-        yield from sorted(snapshots, key=lambda folder: folder.name not in ("master", "main"))
-        for below in (root, root / "models", root / "hub", root / "hub" / "models"):
-            yield from (below / owner / name, below / owner / name.replace(".", "___"))  # old SDKs wrote no dots
+    yield from snapshots(root)
+    for folder in (
+        root / "models" / f"{owner}--{name}",
+        *(base / f"models--{owner}--{name}" for base in (root, root / "hub")),
+    ):
+        yield from snapshots(folder)
+    for base in (root, root / "models", root / "hub", root / "hub" / "models"):
+        yield from (base / owner / name, base / owner / name.replace(".", "___"))  # old SDKs wrote no dots
