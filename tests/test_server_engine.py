@@ -21,8 +21,7 @@ from helpers import get_profile
 from helpers.config import CLASSROOM_MODEL_DIR
 from helpers.errors import ServerError
 from helpers.machine import free_port, port_is_free
-from helpers.server import VLLMServer, serve_command
-from helpers.server import local as server
+from helpers.server import VLLMServer, serve_command, startup
 from helpers.server import state as processes
 from helpers.server.__main__ import main
 from helpers.server.state import StateFile
@@ -48,7 +47,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     folder = tmp_path_factory.mktemp("engine")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(processes, "STATE_DIR", folder / "servers")
-        patch.setattr(server, "LOG_DIR", folder / "logs")
+        patch.setattr(startup, "LOG_DIR", folder / "logs")
         patch.setenv("http_proxy", "http://127.0.0.1:9")  # a dead proxy, for all of these tests
         port = free_port(random.randrange(20000, 30000))
         yield port
