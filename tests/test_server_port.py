@@ -90,7 +90,9 @@ def test_a_lesson_never_looks_for_a_server_with_a_key(
     assert lesson(model, port, monkeypatch).port == port
 
 
-def test_run_twice_joins_and_a_change_replaces_the_server(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_twice_joins_and_a_change_replaces_the_server(
+    make: Make, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first, second = make().start(), make().start()
     assert (first.pid, second.attached, second.ready_after_s) == (second.pid, True, 0.0)
     assert "先停掉" not in capsys.readouterr().out
@@ -102,6 +104,9 @@ def test_run_twice_joins_and_a_change_replaces_the_server(make: Make, capsys: py
     changed = VLLMServer([*fourth.command.words, "--seed", "1"], api_key="k-2").start()
     assert (changed.port, changed.attached) == (first.port, False)
     assert capsys.readouterr().out.count("参数或密钥和现在的不同") == 3
+    with pytest.raises(ServerError, match="不存在"):  # nothing to put in its place: it stays
+        VLLMServer(command(model / "gone", first.port), api_key="k-2").start()
+    assert changed.pid
 
 
 def test_what_another_notebook_uses_is_kept_and_a_changed_command_is_told(

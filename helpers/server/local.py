@@ -142,10 +142,14 @@ class VLLMServer(Server):
                     if not refused:
                         self._join(state)
                     return refused
+                self._program()  # or there would be no server at all
                 print("这个笔记本先前启动的服务器，参数或密钥和现在的不同：先停掉它。")
                 self.state_file.end()
             self._launch(deadline)
         return None
+
+    def _program(self) -> list[str]:
+        return self.command.program(offline=self.env.get("HF_HUB_OFFLINE") == "1")
 
     def stop(self, *, timeout_s: float = STOP_TIMEOUT_S) -> None:
         """Stop the server: TERM, up to `timeout_s` seconds of waiting, then KILL. Calling it again does nothing.
@@ -226,7 +230,7 @@ class VLLMServer(Server):
                 print(f"注意：它启动时用的命令不同：\n{readable(state.command)}\n要用新的参数，请先停掉它，再启动。")
 
     def _launch(self, deadline: float) -> None:
-        program = self.command.program(offline=self.env.get("HF_HUB_OFFLINE") == "1")
+        program = self._program()
         env = self.env | bin_first(self.env) | no_proxy_for(self.env, *LOOPBACK) | {"PYTHONUNBUFFERED": "1"}
         if not self._log_is_named:
             self.log_file = new_log(self.port)
