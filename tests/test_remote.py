@@ -86,6 +86,20 @@ def test_a_server_that_will_not_do_is_told(base_url: str, path: str, answer: tup
         client(base_url)
 
 
+def test_a_gateway_without_health_is_used(base_url: str) -> None:
+    del Front.answers["/health"]
+    client(base_url).check()
+
+
+@pytest.mark.parametrize("proxy", ["socks://127.0.0.1:7891/", "socks5://127.0.0.1:7891", "http://proxy.corp:port"])
+def test_a_proxy_variable_that_cannot_be_read_is_told(
+    base_url: str, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.setenv("all_proxy", proxy)
+    with pytest.raises(ServerError, match=r"代理变量.*unset ALL_PROXY"):
+        client(base_url)
+
+
 def test_an_unreachable_server_is_told() -> None:
     with pytest.raises(ServerError, match=r"连不上 http://127.0.0.1:9.*TUTORIAL_BASE_URL"):
         client("http://127.0.0.1:9")

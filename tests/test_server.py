@@ -10,110 +10,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+from server_kit import DEADLINE_S, FAKE, Kernel, Make, command, mentioning, until, wait_for
 
-from helpers import get_profile
 from helpers.errors import ServerError
-from helpers.machine import free_port, port_is_free
-from helpers.server import VLLMServer, serve_command
-from helpers.server import local as server
+from helpers.machine import free_port
+from helpers.server import VLLMServer
 from helpers.server import log as server_log
 from helpers.server import state as processes
 from helpers.server.__main__ import main
 from helpers.server.command import ServeCommand, readable
 from helpers.server.state import State, StateFile
-
-FAKE = [sys.executable, str(Path(__file__).parent / "fakes" / "fake_vllm.py")]
-DEADLINE_S = 60.0
-Make = Callable[..., VLLMServer]
-
-KERNEL = """
-import sys, time
-from pathlib import Path
-from helpers.server import VLLMServer, local, state
-state.STATE_DIR, local.LOG_DIR = Path(sys.argv[1]) / "servers", Path(sys.argv[1]) / "logs"
-one = VLLMServer(sys.argv[2:]).start()
-print("READY", one.pid, one.attached, flush=True)
-for line in sys.stdin:
-    one.stop()
-    print("STOPPED", flush=True)
-"""
-
-
-def until(done: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not done():
-        assert time.monotonic() < deadline, "nothing happened"
-        time.sleep(0.05)
-
-
-def mentioning(word: object) -> list[psutil.Process]:
-    """Processes, zombies included, with `word` in their command line."""
-    return [p for p in psutil.process_iter(["cmdline"]) if p.pid != os.getpid() and str(word) in str(p.info["cmdline"])]
-
-
-def zombies() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children(recursive=True) if p.status() == psutil.STATUS_ZOMBIE]
-
-
-@pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model folder, and state and log folders of this test alone."""
-    monkeypatch.setattr(processes, "STATE_DIR", tmp_path / "servers")
-    monkeypatch.setattr(server, "LOG_DIR", tmp_path / "logs")
-    monkeypatch.delenv("VLLM_API_KEY", raising=False)
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
-    return tmp_path / "model"
-
-
-def command(model: Path, port: int, *extra: str) -> list[str]:
-    return [*FAKE, *serve_command(get_profile({"TUTORIAL_PROFILE": "classroom"}), model, port=port, extra=extra)[1:]]
-
-
-@pytest.fixture
-def make(model: Path) -> Iterator[Make]:
-    """Make a server on a free port; afterwards nothing of it may be left: no process, no zombie, no port, no state."""
-    port = free_port(random.randrange(20000, 30000))
-
-    def build(faults: str = "", **options: object) -> VLLMServer:
-        return VLLMServer(command(model, port), env={"FAKE_VLLM": faults}, **options)  # type: ignore[arg-type]
-
-    yield build
-    main(["stop"])
-    until(lambda: not mentioning(model.parent))
-    assert not zombies()
-    assert port_is_free(port)
-    assert not list(processes.STATE_DIR.glob("*.json"))
-
-
-@pytest.fixture
-def kernel(model: Path) -> Iterator[Callable[[int], "subprocess.Popen[str]"]]:
-    """Start another process that starts (or joins) the server, as a second notebook would."""
-    started: list[subprocess.Popen[str]] = []
-
-    def run(port: int) -> "subprocess.Popen[str]":
-        argv = [sys.executable, "-c", KERNEL, str(model.parent), *command(model, port)]
-        started.append(subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
-        return started[-1]
-
-    yield run
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-def wait_for(process: "subprocess.Popen[str]", word: str) -> list[str]:
-    assert process.stdout
-    for line in process.stdout:
-        if line.startswith(word):
-            return line.split()
-    raise AssertionError(f"the kernel ended before {word}")
 
 
 def test_start_answers_and_stop_leaves_nothing(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,21 +96,7 @@ def test_interrupt_before_the_keeper_has_written_its_file(make: Make, monkeypatc
         one.start()
 
 
-def test_run_all_twice_attaches_and_names_a_changed_command(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
-    first, second = make().start(), make().start()
-    assert (first.pid, second.attached, second.ready_after_s) == (second.pid, True, 0.0)
-    assert "注意" not in capsys.readouterr().out
-    third = make()
-    third.command.words += ["--seed", "1"]
-    assert third.start().pid == first.pid
-    assert "命令不同" in capsys.readouterr().out
-    second.stop()
-    assert first.pid is None
-
-
-def test_two_notebooks_at_once_share_one_server_and_the_last_one_stops_it(
-    make: Make, kernel: Callable[[int], "subprocess.Popen[str]"]
-) -> None:
+def test_two_notebooks_at_once_share_one_server_and_the_last_one_stops_it(make: Make, kernel: Kernel) -> None:
     port = make().port
     pair = [kernel(port), kernel(port)]
     answers = [wait_for(process, "READY") for process in pair]
@@ -221,7 +118,7 @@ def test_two_notebooks_at_once_share_one_server_and_the_last_one_stops_it(
 
 @pytest.mark.parametrize("faults", ["", "deaf,worker"])
 def test_a_killed_kernel_takes_its_server_along(
-    make: Make, kernel: Callable[[int], "subprocess.Popen[str]"], faults: str, monkeypatch: pytest.MonkeyPatch
+    make: Make, kernel: Kernel, faults: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_VLLM", faults)
     process = kernel(make().port)
@@ -276,44 +173,14 @@ def test_the_keeper_adopts_orphans_so_that_they_are_reaped(make: Make) -> None:
     until(lambda: not worker.is_running())
 
 
-def test_the_port_of_another_program_is_named_with_its_owner(make: Make) -> None:
-    one = make()
-    taken = pytest.raises(ServerError, match=f"端口 {one.port} 已被占用：pid {os.getpid()}")
-    with socket.create_server(("127.0.0.1", one.port)), taken as caught:
-        one.start()
-    assert "kill" in str(caught.value) and "换一个端口" in str(caught.value)
-
-
-def test_another_model_on_the_port_is_refused_and_left_alone(make: Make, model: Path) -> None:
-    first = make().start()
-    other = model.with_name("other")
-    other.mkdir()
-    (other / "config.json").write_text("{}")
-    with pytest.raises(ServerError, match=rf"模型是 r1（{model}）.*\n.*helpers.server stop"):
-        VLLMServer(command(other, first.port)).start()
-    assert first.pid
-
-
-def test_a_server_of_somebody_else_is_used_but_never_stopped(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
-    one = make()
-    with subprocess.Popen(one.command.words) as foreign:
-        until(lambda: not port_is_free(one.port))
-        assert one.start().attached and one.pid is None
-        one.stop()
-        assert "不是本课程启动的" in capsys.readouterr().out
-        assert foreign.poll() is None
-        foreign.kill()
-
-
 @pytest.mark.parametrize(("folder", "says"), [("gone", "不存在"), ("empty", "没有 config.json")])
 def test_a_missing_or_empty_model_folder_is_refused_before_start(
     make: Make, tmp_path: Path, folder: str, says: str
 ) -> None:
     (tmp_path / "empty").mkdir()
-    one = make()
     with pytest.raises(ServerError, match=says):
-        VLLMServer(command(tmp_path / folder, one.port)).start()
-    assert not one.log_file.exists()
+        VLLMServer(command(tmp_path / folder, make().port)).start()
+    assert not (tmp_path / "logs").exists()
 
 
 def test_a_log_that_cannot_be_written_is_named(make: Make, tmp_path: Path) -> None:

@@ -24,6 +24,11 @@ def shorter_context(answer: object, log: object) -> None:
         return
     if abs(value - tokens) < 1:
         raise Wrong("这是 KV 缓存一共能放的 token 数。要的是同时能放几个请求。")
+    now = re.search(r"Maximum concurrency .*?: ([\d.]+)x", str(log))
+    if now and abs(value - float(now[1])) <= 1:
+        raise Wrong("这是现在的数。每个请求的上限变小以后，它会变。")
+    if now and value < float(now[1]):
+        raise Wrong(f"{short(answer)} 比现在的还少，方向反了：每个请求最多占的变小了。")
     raise Wrong(f"{short(answer)} 和日志里的数对不上。")
 
 
@@ -77,9 +82,10 @@ def open_doors(unguarded: object) -> None:
             raise Wrong(f"{about}，要返回一个列表，得到的是{kind(value)}。")
         missed, extra = [p for p in wanted if p not in value], [p for p in value if p not in wanted]
         if missed:
-            raise Wrong(f"{about}，漏了 {missed[0]}：没有密钥，它也没有拒绝你。")
+            method = "用 GET 问它，得到的 405 只是说方法不对。" if missed[0] in POST_ONLY else ""
+            raise Wrong(f"{about}，漏了 {missed[0]}：没有密钥，它也没有拒绝你。{method}")
         if extra:
-            raise Wrong(f"{about}，{extra[0]} 明明拒绝了你，却在名单里。")
+            raise Wrong(f"{about}，{extra[0]} 明明拒绝了你（{refusal(extra[0])}），却在名单里。")
 
 
 START = """(APIServer pid=811) INFO [api_server.py:1278] vLLM API server version 0.32.0
@@ -106,7 +112,14 @@ LOGS = [
 
 def read_the_log(cause: object) -> None:
     for log, wanted, about in LOGS:
-        same(call(cause, log, about=about), wanted, about=about, note=f"那份日志的最后一行是：{log.splitlines()[-1]}")
+        try:
+            value = call(cause, log, about=about)
+        except Wrong as wrong:
+            if isinstance(wrong.__context__, NameError) and "MESSAGES" in str(wrong):
+                raise NotJudged("MESSAGES 还没有：先运行第 8 节定义它的那一格，再运行这一格。") from None
+            raise
+        none = "四种都不是，要返回 None。" if wanted is None and value is not None else ""
+        same(value, wanted, about=about, note=f"{none}那份日志的最后一行是：{log.splitlines()[-1]}")
 
 
 Rows = list[tuple[int, int, str]]
@@ -133,11 +146,18 @@ def left_behind(orphans: object) -> None:
         value = call(orphans, table, about=about)
         if not isinstance(value, list | tuple | set):
             raise Wrong(f"{about}，要返回一个列表，得到的是{kind(value)}。")
+        names, parents = {pid: name for pid, _, name in rows}, {pid: ppid for pid, ppid, _ in rows}
+        if odd := [one for one in value if one not in names]:
+            raise Wrong(f"{about}，{short(odd[0])} 不在表里。要返回的是 pid（整数）。")
         missed, extra = wanted - set(value), set(value) - wanted
         if extra:
-            raise Wrong(f"{about}，{extra.pop()} 不该结束，它不是 vLLM 的进程，或者还有主人。")
+            one = extra.pop()
+            owner = "往上找得到 vllm，它还有主人" if names[one].startswith("VLLM::") else "它不是 vLLM 的进程"
+            raise Wrong(f"{about}，{one} 不该结束：{owner}。")
         if missed:
-            raise Wrong(f"{about}，漏了 {missed.pop()}，它还占着显存。")
+            one = min(missed)
+            parent = "它的父进程也是孤儿" if parents[one] in wanted else "往上找不到 vllm"
+            raise Wrong(f"{about}，漏了 {one}：{parent}。它还占着显存。")
 
 
 JUDGES: dict[str, Judge] = {

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import os
+
 from helpers.config import Profile
 from helpers.models import find_model
 from helpers.server.base import Server
-from helpers.server.command import serve_command
+from helpers.server.command import ServeCommand, serve_command
 from helpers.server.local import VLLMServer
+from helpers.server.neighbour import shared_port
 from helpers.server.remote import RemoteServer
 
 __all__ = ["Server", "VLLMServer", "connect", "serve_command"]
@@ -18,8 +21,8 @@ __all__ = ["Server", "VLLMServer", "connect", "serve_command"]
 def connect(profile: Profile) -> Server:
     """The server that the calling notebooks talk to: the one that `profile.base_url` names, else one of our own.
 
-    Our own is started, or joined where it runs already, with `serve_command(profile, find_model(profile))`.
-    Introduced in notebook 05.
+    Our own is `serve_command(profile, find_model(profile))`. It is joined where another notebook runs it already, on
+    whichever port; else it is started, on `profile.port` or the next port that is free. Introduced in notebook 05.
 
     Raises:
         ModelError: there is no whole model to serve.
@@ -27,4 +30,6 @@ def connect(profile: Profile) -> Server:
     """
     if profile.base_url:
         return RemoteServer(profile).start()
-    return VLLMServer(serve_command(profile, find_model(profile)), env=profile.engine_env).start()
+    command = ServeCommand(serve_command(profile, find_model(profile)))
+    port = shared_port(command, keyed=bool(os.environ.get("VLLM_API_KEY")))
+    return VLLMServer(command.at_port(port).words, env=profile.engine_env).start()

@@ -24,7 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"已停止：端口 {state.port}，模型 {state.model}")
         elif file.living():
             users = [pid for pid, born in state.users if living((pid, born))]
-            print(f"端口 {state.port}：pid {state.pid}，模型 {state.model}，使用者 pid {users}，日志 {state.log}")
+            key = "，要密钥" if state.keyed else ""
+            print(f"端口 {state.port}：pid {state.pid}，模型 {state.model}{key}，使用者 pid {users}，日志 {state.log}")
         else:
             print(unexpected_end(state))
     return 0

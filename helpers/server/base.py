@@ -5,7 +5,14 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Protocol, Self
 
+import httpx
+
+from helpers.errors import ServerError
+
 __all__ = ["Server"]
+
+CHECK_TIMEOUT_S = 10.0
+HEALTHY = (httpx.codes.OK, httpx.codes.NOT_FOUND)  # a gateway may have no /health
 
 
 class Server(Protocol):
@@ -29,6 +36,22 @@ class Server(Protocol):
 
     def start(self) -> Self:
         """Return once the server answers. Raises ServerError: it does not; the message says what to do."""
+
+    def check(self) -> None:
+        """Return if the server still answers: somebody may have stopped it since. Introduced in notebook 04.
+
+        Raises:
+            ServerError: it does not; the message is one sentence and the next step.
+        """
+        try:
+            health = httpx.get(f"{self.base_url}/health", timeout=CHECK_TIMEOUT_S, trust_env=self.remote)
+            what = "" if health.status_code in HEALTHY else f"上的引擎停了（/health 返回 {health.status_code}）"
+        except httpx.TimeoutException:
+            what = f"过了 {CHECK_TIMEOUT_S:g} 秒还没有回应"
+        except (httpx.HTTPError, httpx.InvalidURL):
+            what = "上没有服务器了：它停了，或者还没有启动"
+        if what:
+            raise ServerError(f"{self.base_url} {what}。下一步：重新运行 server = … 那一格，再接着往下做。")
 
     def stop(self) -> None:
         """Stop the server, if it is ours to stop."""

@@ -26,6 +26,8 @@ class ServeCommand:
         model: path of the model folder, as written in the command.
         name: the served model name; without the flag vLLM takes the path.
         host, port: where it listens; without the flags vLLM takes every interface and 8000.
+        parser: the reasoning parser; empty: none, and then thought and answer come mixed.
+        holds_key: a key stands in the command, for all to see.
 
     Raises:
         ServerError: it cannot be used; the message names the part and what is needed.
@@ -38,16 +40,21 @@ class ServeCommand:
         self.model = dict(zip(self.words, self.words[1:], strict=False)).get("serve", "-")
         if self.model.startswith("-"):
             raise ServerError('command 要以 ["vllm", "serve", 模型路径, …] 开头。')
-        if self._flag("--api-key", ""):
-            raise ServerError(
-                "不要把密钥写进命令：ps 会让同一台机器上的人都看到。请用 api_key= 或环境变量 VLLM_API_KEY。"
-            )
+        self.holds_key = bool(self._flag("--api-key", ""))
         self.name = self._flag("--served-model-name", self.model)
         self.host = self._flag("--host", "0.0.0.0")
         port = self._flag("--port", "8000")
         if not port.isascii() or not port.isdigit() or len(port) > 5 or not 1 <= int(port) <= 65535:
             raise ServerError(f"--port 要是 1 到 65535 之间的整数，现在是 {port[:20]!r}。")
         self.port = int(port)
+        self.parser = self._flag("--reasoning-parser", "")
+
+    def at_port(self, port: int) -> ServeCommand:
+        """The same command on another port."""
+        words = [f"--port={port}" if word.startswith("--port=") else word for word in self.words]
+        if "--port" in words[:-1]:
+            words[words.index("--port") + 1] = str(port)
+        return ServeCommand(words if ServeCommand(words).port == port else [*words, "--port", str(port)])
 
     def _flag(self, name: str, default: str) -> str:
         """The value of a flag, the last one if it stands twice; vLLM reads `_` in a flag as `-`."""

@@ -18,11 +18,10 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from helpers.server.state import KILL_WAIT_S, POLL_S, StateFile, end, ident, living
+from helpers.server.state import KILL_WAIT_S, ORPHAN_WAIT_S, POLL_S, StateFile, end, ident, living
 
 __all__ = ["keep"]
 
-ORPHAN_WAIT_S = 3.0
 PR_SET_CHILD_SUBREAPER = 36
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -16,21 +16,22 @@ import httpx
 from filelock import Timeout
 from tqdm import tqdm
 
-from helpers.config import REPO_ROOT, bin_first, no_proxy_for
+from helpers.config import bin_first, no_proxy_for
 from helpers.errors import ServerError
-from helpers.machine import free_port, port_is_free, port_owner
+from helpers.machine import port_is_free
 from helpers.server import log as server_log
 from helpers.server import state as states
 from helpers.server.base import Server
 from helpers.server.command import LOOPBACK, ServeCommand, readable
+from helpers.server.neighbour import Refusal, refusal
+from helpers.server.startup import new_log, why
 from helpers.server.state import STOP_TIMEOUT_S, Ident, State, StateFile, ident, living, members, start_keeper
 
 __all__ = ["VLLMServer", "unexpected_end"]
 
-LOG_DIR = REPO_ROOT / "build" / "logs"
 POLL_S = 0.25
 START_ABORT_S = 5.0  # a server that is still loading has nothing to finish
-LOG_LINES = 12
+QUIET_S = 1.0  # longer waits are explained
 
 
 class VLLMServer(Server):
@@ -38,14 +39,14 @@ class VLLMServer(Server):
 
     Args:
         command: the argv list, as `serve_command` returns it; host, port, model and name are read out of it.
-        log_file: where its output goes; default `build/logs/server-<port>.log`.
+        log_file: where its output goes; default `build/logs/server-<port>-<time>.log`, the last few of which are kept.
         env: environment variables to add to this process's own, for example `profile.engine_env`.
         ready_timeout_s: longest wait for readiness, in seconds.
         api_key: the key that `/v1` will ask for; default: `VLLM_API_KEY` of the environment. Never in the command.
         expose: must be True for a `--host` other than 127.0.0.1, and then a key is needed.
 
     Attributes:
-        base_url: `http://127.0.0.1:<port>`, without `/v1`.
+        port, base_url: where it listens, `base_url` without `/v1`; `start` may have to take a later port.
         api_key: the key to call it with; `sk-xxx` where it asks for none, since clients insist on one.
         attached: True when `start` found the server already running.
         pid: process id of `vllm serve`; None when it does not run or is not of this course.
@@ -68,23 +69,34 @@ class VLLMServer(Server):
         expose: bool = False,
     ) -> None:
         self.command = ServeCommand(command)
-        self.host, self.port = self.command.host, self.command.port
+        self.host = self.command.host
+        if self.command.holds_key:
+            raise ServerError(
+                "不要把密钥写进命令：ps 会让同一台机器上的人都看到。请用 api_key= 或环境变量 VLLM_API_KEY。"
+            )
         self.env = dict(os.environ) | dict(env or {}) | ({"VLLM_API_KEY": api_key} if api_key else {})
         if self.host not in LOOPBACK and not (expose and self.env.get("VLLM_API_KEY")):
             raise ServerError(
                 f"--host {self.host} 会让别的机器也能访问这个服务器。只给自己用，请写 --host 127.0.0.1；"
                 "确实要对外，请同时给 expose=True 和 api_key=。"
             )
-        self.base_url = f"http://{'127.0.0.1' if self.host in ('0.0.0.0', *LOOPBACK) else self.host}:{self.port}"
-        self.api_key = self.env.get("VLLM_API_KEY") or "sk-xxx"
-        self.log_file = Path(log_file or LOG_DIR / f"server-{self.port}.log")
+        self._key = self.env.get("VLLM_API_KEY", "")
+        self.api_key = self._key or "sk-xxx"
+        self._log_is_named = log_file is not None
+        self.log_file = Path(log_file or os.devnull)
         if not ready_timeout_s > 0:
             raise ServerError(f"ready_timeout_s 要大于 0（秒），现在是 {ready_timeout_s!r}。")
         self.ready_timeout_s = ready_timeout_s
         self.ready_after_s = 0.0
         self.attached = False
-        self.state_file = StateFile(states.STATE_DIR / f"{self.port}.json")
         self._foreign = False
+        self._passed: Refusal | None = None
+        self._listen_on(self.command.port)
+
+    def _listen_on(self, port: int) -> None:
+        self.command, self.port = self.command.at_port(port), port
+        self.base_url = f"http://{'127.0.0.1' if self.host in ('0.0.0.0', *LOOPBACK) else self.host}:{port}"
+        self.state_file = StateFile(states.STATE_DIR / f"{port}.json")
 
     def __repr__(self) -> str:
         return f"VLLMServer({self.command.name!r}, {self.base_url})"
@@ -99,7 +111,9 @@ class VLLMServer(Server):
         return server_log.tail(self.log_file, lines=lines)
 
     def start(self) -> Self:
-        """Start the server, or attach to one that already serves the same model here, and wait until it answers.
+        """Start the server, or join one that already serves the same here, and wait until it answers.
+
+        Where something else holds the port, take the next one, and say so.
 
         Raises:
             ServerError: it did not become ready; the message says why, shows the log's end and names the next step.
@@ -108,14 +122,34 @@ class VLLMServer(Server):
         deadline = time.monotonic() + self.ready_timeout_s
         try:
             self.state_file.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.state_file.locked(timeout_s=self.ready_timeout_s):  # held while another notebook starts it
-                if not self._attach():
-                    self._launch(deadline)
+            while refused := self._start_here(deadline):
+                self._passed = refused if refused.stop else self._passed
+                print(f"端口 {self.port} {refused.why}，改用 {self.port + 1}。")
+                self._listen_on(self.port + 1)
         except Timeout:
             raise ServerError(f"等了 {self.ready_timeout_s:g} 秒，另一个笔记本还没有启动完这个服务器。") from None
         except OSError as error:
             raise ServerError(f"写不了文件 {error.filename}：{error.strerror}。请检查路径、权限和剩余空间。") from error
         return self
+
+    def _start_here(self, deadline: float) -> Refusal | None:
+        """Join what runs on the port, or launch; or say why not."""
+        with self._locked():
+            state = self._clean_up()
+            if not port_is_free(self.port, host=self.host):
+                refused = refusal(self.command, state, base_url=self.base_url, key=self._key)
+                if not (state and self._is_outdated(state, refused)):
+                    if not refused:
+                        self._join(state)
+                    return refused
+                self._program()  # or there would be no server at all
+                print("这个笔记本先前启动的服务器，参数或密钥和现在的不同：先停掉它。")
+                self.state_file.end()
+            self._launch(deadline)
+        return None
+
+    def _program(self) -> list[str]:
+        return self.command.program(offline=self.env.get("HF_HUB_OFFLINE") == "1")
 
     def stop(self, *, timeout_s: float = STOP_TIMEOUT_S) -> None:
         """Stop the server: TERM, up to `timeout_s` seconds of waiting, then KILL. Calling it again does nothing.
@@ -150,42 +184,63 @@ class VLLMServer(Server):
         if state.exit_code is not None:
             print(unexpected_end(state))
             return False
-        others = [user for user in state.users if user != ident() and living(user)]
+        others = state.others()
         if others:
             self.state_file.write(replace(state, users=others))
             print(f"还有别的笔记本在用这个服务器（pid {', '.join(str(pid) for pid, _ in others)}），先不停它。")
         return bool(others)
 
-    def _attach(self) -> bool:
-        """Join the server that runs already; clear away what a dead one left; False when the port is free."""
-        state = self.state_file.read()
-        if port_is_free(self.port, host=self.host):
-            if state:  # it died, or its kernel did while it was loading
-                print(unexpected_end(state))
-                self.state_file.end(timeout_s=0)
-            return False
-        served = self._served()
-        names = {str(card.get("id")): str(card.get("root")) for card in served}
-        if not _same_path(names.get(self.command.name), self.command.model):
-            raise ServerError(_port_taken(self.port, names, ours=self.pid is not None))
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock of the port; another notebook does as long as it starts or stops the server."""
+        lock = self.state_file.locked(timeout_s=QUIET_S)
+        try:
+            lock.acquire()
+        except Timeout:
+            print("另一个笔记本正在启动或停止这个服务器，等它做完。")
+            lock.acquire(timeout=self.ready_timeout_s)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _clean_up(self) -> State | None:
+        """The state of the server that listens on the port; one that is dead or that nobody uses is cleared away."""
+        state, alive = self.state_file.read(), self.state_file.living()
+        if state and alive and any(map(living, state.users)) and not port_is_free(self.port, host=self.host):
+            return state
+        if state:
+            print(f"端口 {self.port} 上的服务器没有人用了，先停掉它。" if alive else unexpected_end(state))
+            self.state_file.end(timeout_s=0)
+        return None
+
+    def _is_outdated(self, state: State, refused: Refusal | None) -> bool:
+        """Whether only this kernel uses the server, and wants another one by now."""
+        return not state.others() and (refused is not None or state.command[1:] != self.command.words[1:])
+
+    def _join(self, state: State | None) -> None:
         self.attached, self.ready_after_s, self._foreign = True, 0.0, state is None
         print(f"{self.base_url} 上已经有这个模型的服务器在运行，直接使用。")
         if state:
             self.log_file = Path(state.log)
+            if state.others():
+                print("别的笔记本也在用它。08 正在测速的话，等它测完，再往下做。")
             self.state_file.write(replace(state, users=[*{*state.users, ident()}]))
             if state.command[1:] != self.command.words[1:]:
                 print(f"注意：它启动时用的命令不同：\n{readable(state.command)}\n要用新的参数，请先停掉它，再启动。")
-        return True
 
     def _launch(self, deadline: float) -> None:
-        program = self.command.program(offline=self.env.get("HF_HUB_OFFLINE") == "1")
+        program = self._program()
         env = self.env | bin_first(self.env) | no_proxy_for(self.env, *LOOPBACK) | {"PYTHONUNBUFFERED": "1"}
+        if not self._log_is_named:
+            self.log_file = new_log(self.port)
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         print(readable(self.command.words))
         if self.host not in LOOPBACK:
             print("注意：密钥只保护 /v1 下的接口。/invocations（也能推理）、/metrics、/tokenize 不要密钥，谁都能用。")
         began = time.monotonic()
-        self.state_file.write(State(self.port, self.command.model, program, str(self.log_file), [ident()]))
+        start = State(self.port, self.command.model, program, str(self.log_file), [ident()], keyed=bool(self._key))
+        self.state_file.write(start)
         with self.log_file.open("wb") as log:
             keeper = start_keeper(self.state_file.path, env=env, log=log.fileno())
         try:
@@ -207,45 +262,21 @@ class VLLMServer(Server):
             while time.monotonic() < deadline:
                 bar.set_description_str(server_log.phase(server_log.tail(self.log_file)))
                 if keeper.poll() is not None:
-                    raise ServerError(self._why(f"服务器启动时退出了（退出码 {keeper.returncode}）。"))
+                    raise ServerError(
+                        why(f"服务器启动时退出了（退出码 {keeper.returncode}）。", self.log_file, self._passed)
+                    )
                 if self._healthy():
                     bar.set_description_str(f"就绪：{self.base_url}")
                     return
                 time.sleep(POLL_S)
-        raise ServerError(self._why(f"等了 {self.ready_timeout_s:g} 秒，服务器还没有就绪，已经停掉。"))
-
-    def _why(self, what: str) -> str:
-        known = server_log.diagnose(server_log.tail(self.log_file))
-        reason, todo = known or ("", "看日志里第一个 Error；机器慢的话，把 ready_timeout_s 调大再试。")
-        return f"{what}{reason}\n下一步：{todo}\n日志 {self.log_file} 的最后几行：\n{self.log_tail(lines=LOG_LINES)}"
+        what = f"等了 {self.ready_timeout_s:g} 秒，服务器还没有就绪，已经停掉。机器慢就把 ready_timeout_s 调大。"
+        raise ServerError(why(what, self.log_file, self._passed))
 
     def _healthy(self) -> bool:
         try:
             return httpx.get(f"{self.base_url}/health", timeout=5, trust_env=False).status_code == httpx.codes.OK
         except httpx.HTTPError:
             return False
-
-    def _served(self) -> list[dict[str, object]]:
-        try:
-            answer = httpx.get(f"{self.base_url}/v1/models", headers=self.headers, timeout=5, trust_env=False)
-            return [card for card in answer.json()["data"] if isinstance(card, dict)]
-        except (httpx.HTTPError, ValueError, TypeError, LookupError):
-            return []
-
-
-def _same_path(root: str | None, model: str) -> bool:
-    return root is not None and (root == model or Path(root).resolve() == Path(model).resolve())
-
-
-def _port_taken(port: int, names: Mapping[str, str], *, ours: bool) -> str:
-    owner = port_owner(port)
-    who = "一个查不到的进程（可能属于别的用户，或者还在启动）"
-    if owner:
-        who = f"pid {owner.pid}（{shlex.join(owner.cmdline())[:100]}）"
-    models = "、".join(f"{name}（{root}）" for name, root in names.items())
-    what = f"，它是一个服务器，模型是 {models}" if models else ""
-    end = "python -m helpers.server stop" if ours else f"kill {owner.pid}" if owner else "结束那个进程"
-    return f"端口 {port} 已被占用：{who}{what}。\n下一步：换一个端口，例如 {free_port(port)}；或者先停掉它：{end}"
 
 
 def unexpected_end(state: State) -> str:

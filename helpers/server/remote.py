@@ -8,7 +8,7 @@ import httpx
 
 from helpers.config import Profile
 from helpers.errors import ServerError
-from helpers.server.base import Server
+from helpers.server.base import HEALTHY, Server
 
 __all__ = ["RemoteServer"]
 
@@ -36,7 +36,7 @@ class RemoteServer(Server):
             ServerError: it does not; the message says which of the three, and what to do.
         """
         health = self._get("/health")
-        if health.status_code != httpx.codes.OK:
+        if health.status_code not in HEALTHY:
             raise ServerError(f"{self.base_url} 有回应，但还不能用（/health 返回 {health.status_code}）。请告诉老师。")
         answer = self._get("/v1/models")
         if answer.status_code == httpx.codes.UNAUTHORIZED:
@@ -64,7 +64,12 @@ class RemoteServer(Server):
     def _get(self, path: str) -> httpx.Response:
         try:
             return httpx.get(self.base_url + path, headers=self.headers, timeout=TIMEOUT_S)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx.InvalidURL, ValueError, ImportError) as error:  # the base URL has been checked by the profile
+            raise ServerError(
+                f"代理变量的写法用不了（{error}）。请在启动 JupyterLab 的终端里执行 "
+                "unset ALL_PROXY all_proxy HTTP_PROXY http_proxy HTTPS_PROXY https_proxy，再重新启动。"
+            ) from None
+        except httpx.HTTPError as error:
             raise ServerError(
                 f"连不上 {self.base_url}（{type(error).__name__}）。请核对 TUTORIAL_BASE_URL，"
                 "确认和老师的机器在同一个网络里；设了代理的话，把这个地址加进 NO_PROXY。"

@@ -29,6 +29,7 @@ STATE_DIR = REPO_ROOT / "build" / "servers"  # one file a port
 STOP_TIMEOUT_S = 20.0  # more than --shutdown-timeout, or requests could not finish within it
 POLL_S = 0.5
 KILL_WAIT_S = 10.0
+ORPHAN_WAIT_S = 3.0  # for what belongs to a server that has ended, or that nobody uses
 
 Ident = tuple[int, float]  # pid, start time in seconds since the epoch
 
@@ -43,6 +44,7 @@ class State:
         processes: every process known to belong to it, the keeper (leader of the session) first.
         users: the kernels that use it; the keeper ends the server once none of them lives.
         exit_code: set when the server ended without being asked to; negative: the signal.
+        keyed: it asks for a key.
     """
 
     port: int
@@ -54,6 +56,11 @@ class State:
     create_time: float = 0.0
     processes: list[Ident] = field(default_factory=list)
     exit_code: int | None = None
+    keyed: bool = False
+
+    def others(self) -> list[Ident]:
+        """The living users besides this process."""
+        return [user for user in self.users if user != ident() and living(user)]
 
 
 class StateFile:

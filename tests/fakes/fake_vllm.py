@@ -14,6 +14,7 @@ import sys
 import time
 
 FAULTS = os.environ.get("FAKE_VLLM", "").split(",")
+KEY = os.environ.get("VLLM_API_KEY")
 WORKER = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 
 
@@ -25,7 +26,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         card = {"id": flag("--served-model-name"), "root": sys.argv[sys.argv.index("serve") + 1]}
         body = json.dumps({"data": [card]} if self.path == "/v1/models" else {}).encode()
-        self.send_response(200)
+        wrong_key = KEY and self.headers.get("Authorization") != f"Bearer {KEY}"
+        self.send_response(401 if wrong_key and self.path.startswith("/v1/") else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

@@ -1,0 +1,39 @@
+"""The log of one start of a server, and what to tell when the start failed."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from helpers.config import REPO_ROOT
+from helpers.server import log as server_log
+from helpers.server.neighbour import Refusal
+
+__all__ = ["new_log", "why"]
+
+LOG_DIR = REPO_ROOT / "build" / "logs"
+KEPT_LOGS = 5  # a port
+LOG_LINES = 12
+
+
+def new_log(port: int) -> Path:
+    """A log file of its own for each start, so that the next one does not wipe out what the last one said."""
+    LOG_DIR.mkdir(parents=True, exist_ok=True)
+    for old in sorted(LOG_DIR.glob(f"server-{port}-*.log"))[: 1 - KEPT_LOGS]:
+        old.unlink(missing_ok=True)
+    return LOG_DIR / f"server-{port}-{datetime.now():%Y%m%d-%H%M%S-%f}.log"
+
+
+def why(what: str, log_file: Path, passed: Refusal | None) -> str:
+    """Tell why a start failed, and what to do.
+
+    Args:
+        what: what was seen of it.
+        passed: the server that kept us from the port asked for: it may also keep the memory.
+    """
+    known = server_log.diagnose(server_log.tail(log_file))
+    reason, todo = known or ("", "在日志里从下往上找，引擎进程（EngineCore）自己报的那一行 Error，多半就是原因。")
+    if passed:
+        todo += f"\n先前的端口{passed.why}，它也占着内存或显存。不用它的话，在终端里停掉它：{passed.stop}"
+    tail = server_log.tail(log_file, lines=LOG_LINES)
+    return f"{what}{reason}\n下一步：{todo}\n这次的日志留在 {log_file}，最后几行：\n{tail}"
