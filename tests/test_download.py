@@ -190,8 +190,8 @@ def test_the_lessons_download_cell_ends_in_one_sentence(
     hub.app = Instead(hub.app, 200, b'{"Code": 500, "Success": false, "Data": {"Files": []}}')
     hub.stop()
     hub.start()
-    with pytest.raises(ModelError, match=r"config\.json"):  # the SDK is content with an empty list
-        exec(cell, names | {"profile": profile(tmp_path)})
+    with pytest.raises(ModelError, match="什么也没有下到"):  # the SDK is content with an empty list
+        exec(cell, names | {"profile": profile(tmp_path / "m")})
 
 
 ANSWERS: dict[str, tuple[Any, str]] = {
@@ -253,6 +253,20 @@ def test_whatever_a_site_answers_is_told_with_what_to_do(
     hub.start()
     said = failure(tmp_path)
     assert re.search(says, said) and "127.0.0.1" in said
+
+
+@pytest.mark.parametrize(
+    ("token", "says"), [("ms-old", "不认"), ("ms-老师", "不该有的字符"), ("ms-a\nb", "不该有的字符")]
+)
+def test_a_token_that_the_site_does_not_know_is_named(
+    token: str, says: str, hub: Mirror, tmp_path: Path, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.stop()
+    hub.app = Instead(hub.app, 401)
+    hub.start()
+    monkeypatch.setenv("MODELSCOPE_API_TOKEN", token)
+    said = failure(tmp_path)
+    assert says in said and "MODELSCOPE_API_TOKEN" in said and token not in said
 
 
 PROXIES: dict[str, tuple[str, str]] = {

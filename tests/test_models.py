@@ -379,6 +379,7 @@ MODEL_FILE = "/data/m/model.safetensors"
         (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 5000), "太长"),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "~/m/config.json"), "绝对路径"),
         (OSError(errno.EMFILE, "Too many open files"), "打开的文件太多"),
+        (OSError(errno.ENOLCK, "No locks available"), "文件锁"),
         (OSError(errno.EIO, "Input/output error"), "Input/output error"),
         (OSError(errno.ENETUNREACH, "Network is unreachable"), "没有联网"),
         (OSError(errno.EHOSTUNREACH, "No route to host"), "没有联网"),

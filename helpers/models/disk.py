@@ -62,6 +62,8 @@ def explain(error: OSError, *, file: str = "", folder: str = "") -> str | None:
             "这个进程打开的文件太多了。下一步：重启内核；还不行，就在终端执行 ulimit -n 4096，再从这个终"
             "端启动 JupyterLab。"
         )
+    if code == errno.ENOLCK:
+        return f"这块盘不支持文件锁（常见于网络盘）。下一步：用 MODELSCOPE_CACHE 把缓存换到本机的盘上，{RESTART}。"
     if code == errno.ENOMEM:
         return "内存不够了。下一步：关掉别的笔记本和程序，再运行一次这一格：会接着下。"
     if code in BROKEN:

@@ -5,6 +5,7 @@ No SDK is imported: its errors are known by the names of their classes, and by w
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from helpers.errors import TutorialError
@@ -14,6 +15,7 @@ from helpers.models.reach import certificate, dropped, malformed, network, proxy
 
 __all__ = ["explain_download_error"]
 
+TOKEN = "MODELSCOPE_API_TOKEN"
 NOT_A_HUB = ("JSONDecodeError", "TooManyRedirects", "BadStatusLine", "DecodeError", "ContentDecodingError")
 
 
@@ -53,6 +55,8 @@ def _lock(failure: Failure) -> str | None:
 
 
 def _status(failure: Failure) -> str | None:
+    if os.environ.get(TOKEN) and failure.of("InvalidHeader", "UnicodeEncodeError"):
+        return f"{TOKEN} 里的令牌有不该有的字符（空格、换行或中文）。下一步：重新复制一遍，再重新启动 JupyterLab。"
     status = failure.attribute("status_code")
     if not isinstance(status, int):
         if bad := failure.of("InvalidParameter"):
@@ -63,15 +67,20 @@ def _status(failure: Failure) -> str | None:
     site = f"{failure.site} "
     if failure.of("QuotaExceededError"):
         return f"{site}说这个账号的额度用完了（{status}）。下一步：等额度恢复，或换一个账号的令牌。{quoted}"
+    if status == 401 and os.environ.get(TOKEN):
+        return (
+            f"{site}不认 {TOKEN} 里的令牌（401）：过期了，或没有复制完整。下一步：换一个新的，"
+            f"再重新启动 JupyterLab。{quoted}"
+        )
     if status == 401:
         return (
-            f"{site}要先登录才能下载（401）。下一步：核对模型名 <owner>/<name>；私有的模型要 export "
-            f"MODELSCOPE_API_TOKEN=令牌，再重启内核。{quoted}"
+            f"{site}要先登录才能下载（401）。下一步：核对模型名 <owner>/<name>；私有的模型要 export {TOKEN}=令牌，"
+            f"再重新启动 JupyterLab。{quoted}"
         )
     if status in (403, 451):
         return (
             f"{site}不许下载（{status}）：没有权限，或者模型要先在网页上申请。下一步：核对模型名，登录网页"
-            f"看它的下载条件；令牌设在 MODELSCOPE_API_TOKEN 里。{failure.via}{quoted}"
+            f"看它的下载条件；令牌设在 {TOKEN} 里。{failure.via}{quoted}"
         )
     if status in (404, 410):
         return (

@@ -67,6 +67,8 @@ def check_model(path: Path | str) -> ModelFiles:
                 else f"下一步：让那个程序下完，或删掉它和同名的模型文件。{FIX}"
             )
             raise ModelError(f"{file} 是没下完的临时文件{'' if own else '：同名的文件大小对了，里面也可能有洞'}。{fix}")
+    if not entries(path):
+        raise ModelError(f"文件夹 {path} 是空的，什么也没有下到。下一步：核对模型名、版本和 MODELSCOPE_ENDPOINT。{FIX}")
     if not (path / "config.json").exists() and (inside := snapshots(path)):
         raise ModelError(f"{path} 是缓存的上层文件夹，模型在它下面。下一步：改用 {inside[0]}。")
     read_json(path / "config.json")

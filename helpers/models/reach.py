@@ -80,6 +80,11 @@ def certificate(failure: Failure) -> str | None:
             f"{failure.site} 的证书是给别的名字的。下一步：核对 {ENDPOINT} 的主机名；名字对，就是中间的代"
             f"理或登录页在冒充它。{failure.via}"
         )
+    if os.environ.get(ca):
+        return (
+            f"{failure.site} 的证书不是 {ca}={os.environ[ca]} 里的 CA 签发的。下一步：向管理员要对的 CA 证书，"
+            f"或执行 unset {ca}，再重新启动 JupyterLab。{failure.via}"
+        )
     return (
         f"{failure.site} 的证书没有人担保（常见于公司、学校的代理拆开 https）。下一步：向管理员要 CA 证书，"
         f"export REQUESTS_CA_BUNDLE=/证书.pem，再重新启动 JupyterLab。{failure.via}"
