@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from helpers.config import bin_first, no_proxy_for
 from helpers.errors import ServerError
-from helpers.machine import port_is_free
+from helpers.machine import port_is_free, port_owner
 from helpers.server import log as server_log
 from helpers.server import state as states
 from helpers.server.base import Server
@@ -145,7 +145,12 @@ class VLLMServer(Server):
                 self._program()  # or there would be no server at all
                 print("这个笔记本先前启动的服务器，参数或密钥和现在的不同：先停掉它。")
                 self.state_file.end()
-            self._launch(deadline)
+            try:
+                self._launch(deadline)
+            except ServerError:
+                if port_is_free(self.port, host=self.host):
+                    raise
+                return Refusal("在启动的时候被别的程序占了")
         return None
 
     def _program(self) -> list[str]:
@@ -266,11 +271,18 @@ class VLLMServer(Server):
                         why(f"服务器启动时退出了（退出码 {keeper.returncode}）。", self.log_file, self._passed)
                     )
                 if self._healthy():
+                    if not self._is_ours():
+                        raise ServerError(f"端口 {self.port} 在启动的时候被别的程序占了。")
                     bar.set_description_str(f"就绪：{self.base_url}")
                     return
                 time.sleep(POLL_S)
         what = f"等了 {self.ready_timeout_s:g} 秒，服务器还没有就绪，已经停掉。机器慢就把 ready_timeout_s 调大。"
         raise ServerError(why(what, self.log_file, self._passed))
+
+    def _is_ours(self) -> bool:
+        """Whether our server answers, and not another that took the port while ours was starting."""
+        owner, state = port_owner(self.port), self.state_file.read()
+        return owner is None or (state is not None and owner in members(state))
 
     def _healthy(self) -> bool:
         try:

@@ -48,7 +48,7 @@ def refusal(wanted: ServeCommand, state: State | None, *, base_url: str, key: st
     try:
         there = ServeCommand(words)
     except ServerError:
-        who = f"pid {pid}，{shlex.join(words)[:60]}" if words else "查不到是哪一个，可能属于别的用户"
+        who = f"pid {pid}，{shlex.join(words)[:60]}" if words else "查不到是哪一个，可能正在启动，或者属于别的用户"
         return Refusal(f"被别的程序占着（{who}）")
     what = _difference(wanted, there) or _key_difference(base_url, key)
     stop = STOP_OURS if state else f"kill {pid}"
