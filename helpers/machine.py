@@ -79,14 +79,29 @@ def installed_version(distribution: str) -> str | None:
 
 
 def port_is_free(port: int, *, host: str = "127.0.0.1") -> bool:
-    """Whether a server could listen on `host`:`port` now."""
+    """Whether a server could listen on `host`:`port` now, and none is about to.
+
+    vLLM takes its port at once but listens only when it is ready. Until then only a strict bind fails; one also fails
+    for a minute after a server has stopped, but then the kernel lists the connections that are closing.
+    """
+    return _can_bind(host, port, reuse=True) and (_can_bind(host, port, reuse=False) or _has_connections(port))
+
+
+def _can_bind(host: str, port: int, *, reuse: bool) -> bool:
     with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
         try:
             sock.bind((host, port))
         except OSError:
             return False
     return True
+
+
+def _has_connections(port: int) -> bool:
+    try:
+        return any(connection.laddr and connection.laddr.port == port for connection in psutil.net_connections("tcp"))
+    except psutil.Error:  # the system does not tell
+        return True
 
 
 def free_port(preferred: int) -> int:

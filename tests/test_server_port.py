@@ -65,6 +65,31 @@ def test_the_port_of_another_program_is_told_with_its_owner(make: Make, capsys: 
     assert port_is_free(one.port)
 
 
+def test_a_port_taken_during_the_start_is_not_mistaken_for_ours(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two servers are started at the same moment: the other one has the port first, and answers."""
+    one, go = make("late"), tmp_path / "go"
+    one.env["FAKE_VLLM_GO"] = str(go)
+    port, healthy = one.port, one._healthy
+    others: list[subprocess.Popen[bytes]] = []
+
+    def answered() -> bool:
+        if not others:
+            others.append(subprocess.Popen(one.command.words))
+        if found := healthy():
+            go.touch()  # only now ours comes to take the port
+        return found
+
+    monkeypatch.setattr(one, "_healthy", answered)
+    one.start()
+    [other] = others
+    other.kill()
+    other.wait()
+    assert one.port > port and one.pid != other.pid
+    assert f"端口 {port} 在启动的时候被别的程序占了" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("theirs", "ours", "says"), KEYS)
 def test_a_key_is_never_left_out(
     make: Make, kernel: Kernel, theirs: str, ours: str, says: str,

@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from helpers.server.local import unexpected_end
 from helpers.server.state import living, state_files
 
 
@@ -27,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             key = "，要密钥" if state.keyed else ""
             print(f"端口 {state.port}：pid {state.pid}，模型 {state.model}{key}，使用者 pid {users}，日志 {state.log}")
         else:
-            print(unexpected_end(state))
+            print(state.ending())
     return 0
 
 

@@ -6,8 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -23,15 +22,14 @@ from helpers.server import log as server_log
 from helpers.server import state as states
 from helpers.server.base import Server
 from helpers.server.command import LOOPBACK, ServeCommand, readable
-from helpers.server.neighbour import Refusal, refusal
+from helpers.server.neighbour import Refusal, listens, refusal
 from helpers.server.startup import new_log, why
-from helpers.server.state import STOP_TIMEOUT_S, Ident, State, StateFile, ident, living, members, start_keeper
+from helpers.server.state import STOP_TIMEOUT_S, Ident, State, StateFile, ident, members, start_keeper
 
-__all__ = ["VLLMServer", "unexpected_end"]
+__all__ = ["VLLMServer"]
 
 POLL_S = 0.25
 START_ABORT_S = 5.0  # a server that is still loading has nothing to finish
-QUIET_S = 1.0  # longer waits are explained
 
 
 class VLLMServer(Server):
@@ -134,18 +132,24 @@ class VLLMServer(Server):
 
     def _start_here(self, deadline: float) -> Refusal | None:
         """Join what runs on the port, or launch; or say why not."""
-        with self._locked():
-            state = self._clean_up()
+        with self.state_file.locked_patiently(timeout_s=self.ready_timeout_s):
+            state = self.state_file.cleared(listening=not port_is_free(self.port, host=self.host))
             if not port_is_free(self.port, host=self.host):
                 refused = refusal(self.command, state, base_url=self.base_url, key=self._key)
-                if not (state and self._is_outdated(state, refused)):
+                outdated = refused or (state and state.command[1:] != self.command.words[1:])
+                if not (state and outdated and not state.others()):  # nobody but this kernel uses it
                     if not refused:
                         self._join(state)
                     return refused
                 self._program()  # or there would be no server at all
                 print("这个笔记本先前启动的服务器，参数或密钥和现在的不同：先停掉它。")
                 self.state_file.end()
-            self._launch(deadline)
+            try:
+                self._launch(deadline)
+            except ServerError:
+                if port_is_free(self.port, host=self.host):
+                    raise
+                return Refusal("在启动的时候被别的程序占了")
         return None
 
     def _program(self) -> list[str]:
@@ -182,41 +186,13 @@ class VLLMServer(Server):
         if state is None:
             return False
         if state.exit_code is not None:
-            print(unexpected_end(state))
+            print(state.ending())
             return False
         others = state.others()
         if others:
             self.state_file.write(replace(state, users=others))
             print(f"还有别的笔记本在用这个服务器（pid {', '.join(str(pid) for pid, _ in others)}），先不停它。")
         return bool(others)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold the lock of the port; another notebook does as long as it starts or stops the server."""
-        lock = self.state_file.locked(timeout_s=QUIET_S)
-        try:
-            lock.acquire()
-        except Timeout:
-            print("另一个笔记本正在启动或停止这个服务器，等它做完。")
-            lock.acquire(timeout=self.ready_timeout_s)
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def _clean_up(self) -> State | None:
-        """The state of the server that listens on the port; one that is dead or that nobody uses is cleared away."""
-        state, alive = self.state_file.read(), self.state_file.living()
-        if state and alive and any(map(living, state.users)) and not port_is_free(self.port, host=self.host):
-            return state
-        if state:
-            print(f"端口 {self.port} 上的服务器没有人用了，先停掉它。" if alive else unexpected_end(state))
-            self.state_file.end(timeout_s=0)
-        return None
-
-    def _is_outdated(self, state: State, refused: Refusal | None) -> bool:
-        """Whether only this kernel uses the server, and wants another one by now."""
-        return not state.others() and (refused is not None or state.command[1:] != self.command.words[1:])
 
     def _join(self, state: State | None) -> None:
         self.attached, self.ready_after_s, self._foreign = True, 0.0, state is None
@@ -266,6 +242,8 @@ class VLLMServer(Server):
                         why(f"服务器启动时退出了（退出码 {keeper.returncode}）。", self.log_file, self._passed)
                     )
                 if self._healthy():
+                    if not listens(self.state_file.read(), self.port):
+                        raise ServerError(f"端口 {self.port} 在启动的时候被别的程序占了。")
                     bar.set_description_str(f"就绪：{self.base_url}")
                     return
                 time.sleep(POLL_S)
@@ -277,9 +255,3 @@ class VLLMServer(Server):
             return httpx.get(f"{self.base_url}/health", timeout=5, trust_env=False).status_code == httpx.codes.OK
         except httpx.HTTPError:
             return False
-
-
-def unexpected_end(state: State) -> str:
-    code = state.exit_code
-    how = "" if code is None else f"（被信号 {-code} 杀死）" if code < 0 else f"（退出码 {code}）"
-    return f"端口 {state.port} 上原来的服务器意外结束了{how}，日志在 {state.log}。残留的进程会一并清理。"

@@ -14,9 +14,9 @@ import psutil
 from helpers.errors import ServerError
 from helpers.machine import port_owner
 from helpers.server.command import ServeCommand
-from helpers.server.state import State, living, state_files
+from helpers.server.state import State, living, members, state_files
 
-__all__ = ["STOP_OURS", "Refusal", "refusal", "shared_port"]
+__all__ = ["STOP_OURS", "Refusal", "listens", "refusal", "shared_port"]
 
 STOP_OURS = f"{shlex.quote(sys.executable)} -m helpers.server stop"  # in any terminal, activated or not
 ANSWER_S = 10.0  # a server under load answers late
@@ -48,7 +48,7 @@ def refusal(wanted: ServeCommand, state: State | None, *, base_url: str, key: st
     try:
         there = ServeCommand(words)
     except ServerError:
-        who = f"pid {pid}，{shlex.join(words)[:60]}" if words else "查不到是哪一个，可能属于别的用户"
+        who = f"pid {pid}，{shlex.join(words)[:60]}" if words else "查不到是哪一个，可能正在启动，或者属于别的用户"
         return Refusal(f"被别的程序占着（{who}）")
     what = _difference(wanted, there) or _key_difference(base_url, key)
     stop = STOP_OURS if state else f"kill {pid}"
@@ -87,6 +87,12 @@ def _models(base_url: str, key: str) -> int:
         return httpx.get(f"{base_url}/v1/models", headers=headers, timeout=ANSWER_S, trust_env=False).status_code
     except httpx.HTTPError:
         return 0
+
+
+def listens(state: State | None, port: int) -> bool:
+    """Whether it is this server that has the port, and not another that came while it was starting."""
+    owner = port_owner(port)
+    return owner is None or (state is not None and owner in members(state))
 
 
 def shared_port(wanted: ServeCommand, *, keyed: bool) -> int:

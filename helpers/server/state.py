@@ -10,13 +10,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import psutil
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from helpers.config import REPO_ROOT
 from helpers.errors import ServerError
@@ -29,6 +29,7 @@ STATE_DIR = REPO_ROOT / "build" / "servers"  # one file a port
 STOP_TIMEOUT_S = 20.0  # more than --shutdown-timeout, or requests could not finish within it
 POLL_S = 0.5
 KILL_WAIT_S = 10.0
+QUIET_S = 1.0  # a longer wait is explained
 ORPHAN_WAIT_S = 3.0  # for what belongs to a server that has ended, or that nobody uses
 
 Ident = tuple[int, float]  # pid, start time in seconds since the epoch
@@ -62,6 +63,12 @@ class State:
         """The living users besides this process."""
         return [user for user in self.users if user != ident() and living(user)]
 
+    def ending(self) -> str:
+        """Tell of an end that nobody asked for."""
+        code = self.exit_code
+        how = "" if code is None else f"（被信号 {-code} 杀死）" if code < 0 else f"（退出码 {code}）"
+        return f"端口 {self.port} 上原来的服务器意外结束了{how}，日志在 {self.log}。残留的进程会一并清理。"
+
 
 class StateFile:
     """The JSON file of one server, and the lock beside it."""
@@ -92,6 +99,30 @@ class StateFile:
     def locked(self, *, timeout_s: float = -1) -> FileLock:
         """The lock, for a `with` block. Raises filelock.Timeout after `timeout_s` seconds; -1: never."""
         return FileLock(self.path.with_suffix(".lock"), timeout=timeout_s)
+
+    @contextmanager
+    def locked_patiently(self, *, timeout_s: float) -> Iterator[None]:
+        """Like `locked`, and say what a longer wait is for: another notebook starts or stops the server."""
+        lock = self.locked(timeout_s=QUIET_S)
+        try:
+            lock.acquire()
+        except Timeout:
+            print("另一个笔记本正在启动或停止这个服务器，等它做完。")
+            lock.acquire(timeout=timeout_s)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def cleared(self, *, listening: bool) -> State | None:
+        """What runs here; a server that is dead, that does not listen or that nobody uses is cleared away."""
+        state, alive = self.read(), self.living()
+        if state and alive and listening and any(map(living, state.users)):
+            return state
+        if state:
+            print(f"端口 {state.port} 上的服务器没有人用了，先停掉它。" if alive else state.ending())
+            self.end(timeout_s=0)
+        return None
 
     def end(self, *, timeout_s: float = STOP_TIMEOUT_S) -> None:
         """End the server, whoever uses it, and forget it.

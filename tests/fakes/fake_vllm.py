@@ -3,6 +3,7 @@
 `FAKE_VLLM` names the faults, separated by commas:
     hang      never answers            deaf    ignores TERM
     die       exits 3 at once          worker  starts a child that ignores TERM, like a stuck engine core
+    late      waits for a file named in FAKE_VLLM_GO before it takes the port
 """
 
 import http.server
@@ -44,6 +45,8 @@ if "worker" in FAULTS:
 if "die" in FAULTS:
     print("RuntimeError: something that nobody has seen before", flush=True)
     sys.exit(3)
+while "late" in FAULTS and not os.path.exists(os.environ["FAKE_VLLM_GO"]):
+    time.sleep(0.05)
 if "hang" in FAULTS:
     time.sleep(600)
 http.server.ThreadingHTTPServer(("127.0.0.1", int(flag("--port"))), Handler).serve_forever()
