@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import platform
 import re
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import Template
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -77,6 +79,10 @@ COMMON_ENV = {
 GPU_ENV = {
     "VLLM_USE_FLASHINFER_SAMPLER": "0",  # compiled at the first start, with nvcc and ninja: minutes, for no more speed
 }
+WSL_ENV = {
+    "VLLM_WSL2_ENABLE_PIN_MEMORY": "1",  # or every start ends with "UVA is not available": off by default on WSL2
+}
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")  # what httpx reads, in either case
 CLASSROOM_ENV = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; every page is touched at start, so more costs time
     "OMP_NUM_THREADS": "1",  # the model is tiny: a second thread only waits, and on a busy machine waits forever
@@ -101,17 +107,18 @@ def get_profile(environ: Mapping[str, str] = os.environ) -> Profile:
     gpu = name == "gpu"
     models = AUTODL_DATA_DISK / "models" if gpu and AUTODL_DATA_DISK.is_dir() else REPO_ROOT / "build" / "models"
     model_id = "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B" if gpu else "classroom/DeepSeek-R1-Classroom"
-    named = environ.get("TUTORIAL_MODEL_DIR", "")
+    named = _text(environ, "TUTORIAL_MODEL_DIR")
     base_url = _base_url(environ)
-    own_env = {variable: environ.get(variable) or value for variable, value in (GPU_ENV if gpu else {}).items()}
+    gpu_env = GPU_ENV | (WSL_ENV if in_wsl() else {})
+    own_env = {variable: environ.get(variable) or value for variable, value in gpu_env.items()}
     return Profile(
         name=name,
         reason=reason,
         model_id=model_id,
-        model_dir=REPO_ROOT / Path(named).expanduser() if named else models / model_id,
+        model_dir=_folder(named, environ) if named else models / model_id,
         model_dir_is_named=bool(named),
         served_model_name="r1",
-        dtype=environ.get("TUTORIAL_DTYPE") or ("bfloat16" if gpu else "float32"),
+        dtype=_text(environ, "TUTORIAL_DTYPE") or ("bfloat16" if gpu else "float32"),
         max_model_len=_whole_number(environ, "TUTORIAL_MAX_MODEL_LEN", 2048, low=16, high=131072),
         gpu_memory_utilization=_fraction(environ, "TUTORIAL_GPU_MEMORY_UTILIZATION", 0.9 if gpu else 0.15),
         enforce_eager=not gpu,
@@ -119,6 +126,7 @@ def get_profile(environ: Mapping[str, str] = os.environ) -> Profile:
         engine_env=COMMON_ENV
         | (own_env if gpu else CLASSROOM_ENV)
         | bin_first(environ)
+        | dict.fromkeys(unusable_proxies(environ), "")  # the lessons only talk to this machine or the class server
         | no_proxy_for(environ, "localhost", "127.0.0.1", *_private_host(base_url)),
         base_url=base_url,
         api_key=_api_key(environ),
@@ -135,12 +143,37 @@ def bin_first(environ: Mapping[str, str]) -> dict[str, str]:
 def no_proxy_for(environ: Mapping[str, str], *hosts: str) -> dict[str, str]:
     """`NO_PROXY` with `hosts` added to what stands there: a proxy (AutoDL's network_turbo) must not swallow them."""
     there = re.split(r"[,\s]+", f"{environ.get('no_proxy', '')},{environ.get('NO_PROXY', '')}")
-    value = ",".join(dict.fromkeys(filter(None, [*there, *hosts])))
+    plain = [entry.strip("[]") for entry in there if not re.search(r"[^!-~]|::.*/|\]:", entry)]  # what httpx can read
+    value = ",".join(dict.fromkeys(filter(None, [*plain, *hosts])))
     return {"NO_PROXY": value, "no_proxy": value}
 
 
+def in_wsl() -> bool:
+    """Whether this is Linux inside Windows, found out as vLLM does."""
+    return "microsoft" in platform.release().lower()
+
+
+def unusable_proxies(environ: Mapping[str, str]) -> dict[str, str]:
+    """The proxy variables with which httpx makes no client at all, not even for localhost: name → what is wrong."""
+    found = {name: _proxy_problem(value) for name, value in environ.items() if name.lower() in PROXIES and value}
+    return {name: problem for name, problem in found.items() if problem}
+
+
+def _proxy_problem(value: str) -> str:
+    scheme, mark, rest = value.partition("://")
+    if mark and scheme.lower().startswith("socks"):
+        return f"是 SOCKS 代理（{scheme.lower()}://）"
+    if re.search(r"[^!-~]|['\"]", value):
+        return "里有空格、引号或全角字符"
+    with suppress(ValueError):
+        url = urlsplit(value if mark else f"http://{value}")
+        if url.scheme in ("http", "https") and url.hostname and url.port != 0 and not (mark and not rest):
+            return ""
+    return "写得不对：应像 http://主机:端口，端口是数字"
+
+
 def _choose(environ: Mapping[str, str]) -> tuple[ProfileName, str]:
-    forced = environ.get("TUTORIAL_PROFILE", "")
+    forced = _text(environ, "TUTORIAL_PROFILE").lower()
     for name in PROFILES:
         if forced == name:
             return name, f"环境变量 TUTORIAL_PROFILE={forced}"
@@ -154,8 +187,30 @@ def _choose(environ: Mapping[str, str]) -> tuple[ProfileName, str]:
     return "classroom", "没有找到可用的 CUDA 显卡"
 
 
+def _text(environ: Mapping[str, str], variable: str) -> str:
+    """The value without the spaces and the quotes around it, which .env files and copied lines leave there."""
+    return environ.get(variable, "").strip().strip("\"'“”‘’").strip()
+
+
+def _folder(text: str, environ: Mapping[str, str]) -> Path:
+    """The folder that `TUTORIAL_MODEL_DIR` means: `~`, `$HOME`, a Windows path on WSL and Hugging Face's cache too."""
+    windows = re.fullmatch(r"([A-Za-z]):[\\/](.*)", text)
+    if windows and in_wsl():
+        text = f"/mnt/{windows[1].lower()}/" + windows[2].replace("\\", "/")
+    elif windows or text.startswith("\\\\"):
+        raise ConfigError(f"TUTORIAL_MODEL_DIR={text!r}：这是 Windows 的路径，这里要 Linux 的，例如 /data/models/r1")
+    try:
+        path = REPO_ROOT / Path(Template(text).safe_substitute(os.environ | dict(environ))).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"TUTORIAL_MODEL_DIR={text!r}：没有这个用户的文件夹，请写完整的路径") from None
+    if os.path.isfile(path):
+        raise ConfigError(f"TUTORIAL_MODEL_DIR={text!r}：这是一个文件，要写它所在的文件夹：{path.parent}")
+    snapshots = sorted(path.glob("snapshots/*")) if path.name.startswith("models--") else []
+    return snapshots[0] if len(snapshots) == 1 else path
+
+
 def _base_url(environ: Mapping[str, str]) -> str:
-    text = environ.get("TUTORIAL_BASE_URL", "").strip()
+    text = _text(environ, "TUTORIAL_BASE_URL")
     base = text.rstrip("/").removesuffix("/v1").rstrip("/")
     with suppress(ValueError):
         url = urlsplit(base)
@@ -166,7 +221,7 @@ def _base_url(environ: Mapping[str, str]) -> str:
 
 
 def _api_key(environ: Mapping[str, str]) -> str:
-    key = environ.get("TUTORIAL_API_KEY", "").strip()
+    key = _text(environ, "TUTORIAL_API_KEY")
     if not re.fullmatch(r"[!-~]*", key):
         raise ConfigError("TUTORIAL_API_KEY 里有空格或者不是英文的字符：请把密钥重新完整地复制一遍")
     return key
@@ -182,7 +237,7 @@ def _private_host(base_url: str) -> list[str]:
 
 
 def _whole_number(environ: Mapping[str, str], variable: str, default: int, *, low: int, high: int) -> int:
-    text = environ.get(variable, "").strip()
+    text = _text(environ, variable)
     found = re.fullmatch(r"([0-9]{1,9})([kK]?)", text)
     value = int(found[1]) * UNITS[found[2]] if found else -1 if text else default
     if not low <= value <= high:
@@ -191,7 +246,7 @@ def _whole_number(environ: Mapping[str, str], variable: str, default: int, *, lo
 
 
 def _fraction(environ: Mapping[str, str], variable: str, default: float) -> float:
-    text = environ.get(variable, "").strip()
+    text = _text(environ, variable)
     try:
         value = float(text) if text else default
     except ValueError:

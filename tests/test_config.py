@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from helpers import config
@@ -119,6 +121,80 @@ def test_the_sampler_that_compiles_at_start_is_off_unless_the_reader_wants_it() 
     assert get_profile({"TUTORIAL_PROFILE": "gpu", name: "1"}).engine_env[name] == "1"
 
 
+@pytest.mark.parametrize(
+    ("text", "folder"),
+    [
+        ("'/data/my model/'", "/data/my model"),
+        ("“~/m”", "/home/me/m"),
+        ("$HOME/m", "/home/me/m"),
+        ("${HOME}/m", "/home/me/m"),
+        (" /data/m ", "/data/m"),
+    ],
+)
+def test_a_folder_is_read_as_it_was_meant(text: str, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert get_profile({"TUTORIAL_MODEL_DIR": text}).model_dir == Path(folder)
+
+
+def test_a_windows_path_means_something_on_wsl_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="TUTORIAL_MODEL_DIR"):
+        get_profile({"TUTORIAL_MODEL_DIR": r"C:\models\r1"})
+    monkeypatch.setattr(config, "in_wsl", lambda: True)
+    assert get_profile({"TUTORIAL_MODEL_DIR": r"C:\models\r1"}).model_dir == Path("/mnt/c/models/r1")
+
+
+def test_a_file_or_nobodys_home_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    for text in (str(tmp_path / "config.json"), "~nosuchuser/m"):
+        with pytest.raises(ConfigError, match="TUTORIAL_MODEL_DIR"):
+            get_profile({"TUTORIAL_MODEL_DIR": text})
+
+
+def test_the_top_folder_of_hugging_faces_cache_leads_to_its_snapshot(tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--a--b" / "snapshots" / "0f3c"
+    snapshot.mkdir(parents=True)
+    assert get_profile({"TUTORIAL_MODEL_DIR": str(snapshot.parent.parent)}).model_dir == snapshot
+
+
+def test_quotes_and_capitals_are_read_past() -> None:
+    environ = {"TUTORIAL_PROFILE": "GPU", "TUTORIAL_PORT": '" 8001 "', "TUTORIAL_BASE_URL": "'http://10.0.0.5:6006'"}
+    profile = get_profile(environ)
+    assert (profile.name, profile.port, profile.base_url) == ("gpu", 8001, "http://10.0.0.5:6006")
+
+
+def test_wsl_pins_memory_unless_the_reader_says_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "VLLM_WSL2_ENABLE_PIN_MEMORY"
+    assert name not in get_profile({"TUTORIAL_PROFILE": "gpu"}).engine_env
+    monkeypatch.setattr(config, "in_wsl", lambda: True)
+    assert get_profile({"TUTORIAL_PROFILE": "gpu"}).engine_env[name] == "1"
+    assert get_profile({"TUTORIAL_PROFILE": "gpu", name: "0"}).engine_env[name] == "0"
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "socks://127.0.0.1:7891/",
+        "socks5://a:1",
+        "http://proxy.corp:port",
+        "http：//a:1",
+        "http://a b:1",
+        "'http://a:1'",
+    ],
+)
+def test_httpx_can_be_used_whatever_proxy_is_set(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("no_proxy", "[::1],::1/128")
+    for name, text in get_profile({"TUTORIAL_PROFILE": "classroom", **os.environ}).engine_env.items():
+        monkeypatch.setenv(name, text)
+    httpx.Client().close()
+
+
+def test_a_good_proxy_stays() -> None:
+    environ = {"http_proxy": "http://me:secret@a:3128", "ALL_PROXY": "a:3128"}
+    assert not environ.keys() & get_profile({"TUTORIAL_PROFILE": "classroom", **environ}).engine_env.keys()
+
+
 def test_only_a_cpu_skips_compilation() -> None:
     assert [get_profile({"TUTORIAL_PROFILE": name}).enforce_eager for name in ("gpu", "classroom")] == [False, True]
 
@@ -126,7 +202,6 @@ def test_only_a_cpu_skips_compilation() -> None:
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
-        ("TUTORIAL_PROFILE", "GPU"),
         ("TUTORIAL_PROFILE", "cpu"),
         ("TUTORIAL_PORT", "80"),
         ("TUTORIAL_PORT", "70000"),

@@ -117,9 +117,10 @@ def with_driver(version: str) -> str:
         ("580.00", "0.32.0", "OK", "CUDA 13"),
         ("595.45", None, "OK", "CUDA 13"),
         ("579.99", "0.32.0", "FAIL", "低于 580"),
-        ("550.90.07", "0.32.0+cu129", "OK", "CUDA 12.9"),
+        ("575.51.03", "0.32.0+cu129", "OK", "CUDA 12.9"),
+        ("550.90.07", "0.32.0+cu129", "WARN", "PTX"),
         ("525.60.13", "0.32.0", "FAIL", "低于 580"),
-        ("525.60.13", "0.32.0+cu129", "OK", "CUDA 12.9"),
+        ("525.60.13", "0.32.0+cu129", "WARN", "PTX"),
         ("524.99", "0.32.0+cu129", "FAIL", "太旧"),
         ("470.57.02", "0.32.0", "FAIL", "太旧"),
         ("[N/A]", "0.32.0", "FAIL", "太旧"),
@@ -154,6 +155,9 @@ def test_fix_of_a_middle_aged_driver_is_the_cu129_wheel():
         ),
         ("Failed to initialize NVML: Unknown Error\n", 255, "失去了联系", "重启容器"),
         ("Failed to initialize NVML: Insufficient Permissions\n", 4, "权限", "管理员"),
+        ("Failed to initialize NVML: GPU access blocked by the operating system\n", 17, "WSL2", "wsl --update"),
+        ("Unable to determine the device handle for GPU 0000:02:00.0: GPU is lost.\n", 15, "掉线", "重启"),
+        ('Field "compute_cap" is not a valid field to query.\n', 2, "太旧", "580"),
         ("Segmentation fault\n", -11, "看不懂", "nvidia-smi"),
     ],
 )
@@ -262,7 +266,8 @@ def test_disk(path, free_gib, data_disk, status, fix):
         ({}, "OK"),
         ({"http_proxy": "http://10.0.0.1:3128"}, "WARN"),
         ({"HTTP_PROXY": "http://10.0.0.1:3128"}, "WARN"),
-        ({"ALL_PROXY": "socks5://10.0.0.1:1080"}, "WARN"),
+        ({"ALL_PROXY": "socks5://10.0.0.1:1080", "no_proxy": "localhost,127.0.0.1"}, "FAIL"),
+        ({"https_proxy": "http://proxy.corp:port", "no_proxy": "localhost,127.0.0.1"}, "FAIL"),
         ({"http_proxy": "http://10.0.0.1:3128", "no_proxy": "localhost"}, "WARN"),
         ({"http_proxy": "http://10.0.0.1:3128", "no_proxy": "localhost,127.0.0.1"}, "OK"),
         ({"http_proxy": "http://10.0.0.1:3128", "NO_PROXY": "localhost, 127.0.0.1"}, "OK"),
@@ -276,7 +281,8 @@ def test_disk(path, free_gib, data_disk, status, fix):
 def test_proxy(environ, status):
     check = host.check_proxy(environ)
     assert check.status == status
-    assert check.fix == (host.NO_PROXY if status == "WARN" else "")
+    bad = next((name for name in environ if "proxy" in name.lower()), "")
+    assert check.fix.startswith({"OK": "", "WARN": host.NO_PROXY, "FAIL": f"unset {bad}"}[status])
 
 
 def test_proxy_fix_mends_it():
@@ -290,7 +296,7 @@ def test_port():
 
     assert check(None).status == "OK"
     taken = check(host.Listener(77, "nginx"))
-    assert (taken.status, taken.fix) == ("FAIL", "export TUTORIAL_PORT=8001")
+    assert (taken.status, taken.fix) == ("WARN", "export TUTORIAL_PORT=8001（想固定下来的话）")
     assert "nginx（PID 77）" in taken.found
     assert "别的用户" in check(host.Listener(None, "")).found
     assert check(host.Listener(78, "vllm"), ours=True).status == "OK"
@@ -393,6 +399,7 @@ def test_leftovers():
         ("vim", ["vim", "vllm", "serve.txt"], False),
         ("bash", ["bash", "-c", "echo vllm serve"], False),
         ("grep", ["grep", "-r", "x", "y", "vllm", "serve"], False),
+        ("timeout", ["timeout", "60", "vllm", "serve"], False),
         ("kthreadd", [], False),
     ],
 )
@@ -654,11 +661,12 @@ def test_run_for_a_gpu_machine_with_a_fake_driver(tmp_path, monkeypatch):
     assert result["ok"] is False
 
 
-def test_exit_status_and_table_when_a_check_fails():
+def test_exit_status_and_table_when_checks_fail():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        done = run_doctor(TUTORIAL_PROFILE="classroom", TUTORIAL_PORT=str(port))
+        done = run_doctor(TUTORIAL_PROFILE="classroom", TUTORIAL_PORT=str(port), all_proxy="socks://127.0.0.1:1")
     assert done.returncode == 1
+    assert "→ unset all_proxy" in done.stdout
     assert f"（PID {os.getpid()}）" in done.stdout
     assert "→ export TUTORIAL_PORT=" in done.stdout
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from dataclasses import asdict
 
@@ -22,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         checks = run_checks(get_profile())
     except ConfigError as error:
-        checks = [failed(PROFILE, str(error), "unset " + str(error).partition("=")[0])]
+        checks = [failed(PROFILE, str(error), "unset " + " ".join(re.findall(r"TUTORIAL_\w+", str(error))[:1]))]
     sound = all(check.status != "FAIL" for check in checks)
     if as_json:
         print(json.dumps({"ok": sound, "checks": [asdict(check) for check in checks]}, ensure_ascii=False, indent=2))

@@ -29,8 +29,18 @@ CU129: Final = (
 SMI_ERRORS: Final = (
     ("couldn't communicate with the NVIDIA driver", "装了 nvidia-smi，但驱动没有运行",
      "重启机器；AutoDL：关机，再以有卡模式开机"),
+    ("blocked by the operating system", "WSL2 看不到显卡：Windows 的驱动或 WSL 太旧",
+     "在 Windows 里更新 NVIDIA 驱动，再在 PowerShell 里运行 wsl --update 和 wsl --shutdown，然后重新打开"),
+    ("Driver Not Loaded", "装了 nvidia-smi，但驱动没有加载", "重启机器；AutoDL：关机，再以有卡模式开机"),
+    ("libnvidia-ml", "容器里没有驱动的库", "docker run --gpus all（主机要装 nvidia-container-toolkit）"),
+    ("Library Not Found", "容器里没有驱动的库", "docker run --gpus all（主机要装 nvidia-container-toolkit）"),
+    ("Function Not Found", "nvidia-smi 和驱动的版本不一样", "重启机器（或容器）"),
+    ("is not a valid field", "驱动太旧，nvidia-smi 还不会回答这些问题", "换新的镜像或机器，驱动 ≥ 580"),
+    ("GPU is lost", "显卡掉线了", "重启机器；AutoDL：在控制台重启实例，还不行就换一台"),
+    ("Unable to determine the device handle", "显卡掉线了", "重启机器；AutoDL：在控制台重启实例，还不行就换一台"),
+    ("requires reset", "显卡出错，要复位", "重启机器；AutoDL：在控制台重启实例，还不行就换一台"),
     ("version mismatch", "驱动更新后还没有重启：内核里的版本和库的版本不一样", "重启机器（或容器）"),
-    ("No devices were found", "驱动在，但没有分到显卡", f"AutoDL：关机，再以有卡模式开机；{USE_CPU}"),
+    ("No devices", "驱动在，但没有分到显卡", f"AutoDL：关机，再以有卡模式开机；{USE_CPU}"),
     ("Unknown Error", "容器和显卡失去了联系", "重启容器；AutoDL：在控制台重启实例"),
     ("Insufficient Permissions", "没有权限读取显卡信息", "用启动实例的用户运行，或向管理员要权限"),
 )  # fmt: skip
@@ -112,7 +122,11 @@ def check_driver(answer: SmiAnswer, gpus: Sequence[Gpu], *, vllm_version: str | 
     local = (vllm_version or "").partition("+")[2]
     if major >= 580:
         return ok(DRIVER, f"{driver}，可以用 CUDA 13 的安装包（PyPI 上的 vllm {pinned}）")
-    if major >= 525 and local == "cu129":
+    if 525 <= major < 575 and local == "cu129":
+        found = f"{driver} 低于 575：能用 CUDA 12.9 的包，但驱动不会编译它的 PTX"
+        fix = "遇到 the provided PTX was compiled with an unsupported toolchain 时：换驱动 ≥ 575 的镜像或机器"
+        return warned(DRIVER, found, fix)
+    if major >= 575 and local == "cu129":
         return ok(DRIVER, f"{driver}，装的是配套的 vllm {vllm_version}（CUDA 12.9）")
     if major >= 525:
         found = f"{driver} 低于 580，带不动 PyPI 上的 CUDA 13 安装包，要 CUDA 12.9 的"
@@ -147,8 +161,14 @@ def check_gpu_fit(
 ) -> Check:
     """Do the weights and the KV cache of one request of full length fit into vLLM's share of the card?"""
     if gpu.mig or gpu.total_gib is None:
-        why = "显卡开着 MIG，只分到其中一片" if gpu.mig else "驱动没有给出显存大小"
-        return warned(FIT, f"{why}；权重要 {weights_gib:.1f} GiB", "nvidia-smi -L（看自己这一片有多大，要 20 GB 以上）")
+        if gpu.mig:
+            found, fix = "显卡开着 MIG，只分到其中一片", "nvidia-smi -L（看自己这一片有多大，要 20 GB 以上）"
+        else:
+            found, fix = (
+                "驱动没有给出显存大小（GB10、Jetson 这样的统一内存就是如此）",
+                "free -h（显存就是内存，空闲要 20 GB 以上）",
+            )
+        return warned(FIT, f"{found}；权重要 {weights_gib:.1f} GiB", fix)
     budget = gpu.total_gib * utilization
     room = budget - weights_gib - RUNTIME_GIB
     kv_gib = max_model_len * kv_bytes_per_token / GIB
@@ -168,7 +188,8 @@ def check_gpu_free(
 ) -> Check:
     """vLLM refuses to start unless its whole share is free. `needed_gib`: the least share that works."""
     if gpu.mig or gpu.total_gib is None or gpu.free_gib is None:
-        return warned(FREE, "驱动没有给出空闲显存（MIG 或容器里常见）", "nvidia-smi")
+        fix = "nvidia-smi" if gpu.mig else "free -h"
+        return warned(FREE, "驱动没有给出空闲显存（MIG、统一内存或容器里常见）", fix)
     share = gpu.total_gib * utilization
     if gpu.free_gib >= share:
         return ok(FREE, f"{gpu.free_gib:.1f} GiB，vLLM 启动时要 {share:.1f} GiB")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # missing in typeshed
 
+from helpers.config import unusable_proxies
 from helpers.doctor.check import Check, failed, ok, warned
 from helpers.models.size import GIB
 
@@ -33,11 +34,13 @@ class Listener:
 
 @dataclass(frozen=True)
 class VllmProcess:
-    """A process of vLLM; `owner` is what looks after it: `course`, `notebook`, `terminal` or `unknown`."""
+    """A process of vLLM; `owner` is what looks after it: `course`, `keeper`, `notebook`, `terminal` or
+    `unknown`; `about` tells it from others: port, folder, age."""
 
     pid: int
     name: str
     owner: str
+    about: str = ""
 
 
 def check_disk(path: Path, *, free_bytes: int, needed_gib: float, data_disk: Path | None) -> Check:
@@ -55,7 +58,12 @@ def check_disk(path: Path, *, free_bytes: int, needed_gib: float, data_disk: Pat
 
 
 def check_proxy(environ: Mapping[str, str]) -> Check:
-    """Would a request to http://localhost or http://127.0.0.1 be sent to a proxy?"""
+    """Can httpx be used at all, and would a request to localhost or 127.0.0.1 be sent to a proxy?"""
+    broken = unusable_proxies(environ)
+    if broken:
+        found = "；".join(f"{name} {problem}" for name, problem in broken.items())
+        return failed(PROXY, f"{found}，httpx 和 OpenAI SDK 连 localhost 也用不了；笔记本里会自己去掉它",
+                      f"unset {' '.join(broken)}（还要代理的话，改写成 http://主机:端口）")  # fmt: skip
     proxies: dict[str, str] = {}
     for name in sorted(environ):  # upper case sorts first, so that lower case wins, as in urllib and curl
         scheme, _, kind = name.lower().rpartition("_")
@@ -79,7 +87,8 @@ def check_port(port: int, listener: Listener | None, *, course_server: bool, fre
     if course_server:
         return ok(PORT, f"{port}：本课程的服务正在运行（PID {listener.pid}）")
     who = f"{listener.name}（PID {listener.pid}）" if listener.pid else "别的用户的进程"
-    return failed(PORT, f"{port} 被 {who} 占着", f"export TUTORIAL_PORT={free_port}")
+    found = f"{port} 被 {who} 占着：笔记本会改用下一个空闲的端口"
+    return warned(PORT, found, f"export TUTORIAL_PORT={free_port}（想固定下来的话）")
 
 
 def check_shm(total_bytes: int | None) -> Check:
@@ -162,7 +171,10 @@ def check_leftovers(processes: Sequence[VllmProcess]) -> Check:
     """vLLM processes that nobody looks after hold memory and ports."""
     strangers = [process for process in processes if process.owner == "unknown"]
     if strangers:
-        found = "、".join(f"{process.name}（PID {process.pid}）" for process in strangers)
+        found = "、".join(
+            f"{process.name}（{'，'.join(filter(None, [f'PID {process.pid}', process.about]))}）"
+            for process in strangers
+        )
         fix = "python -m helpers.server stop；还在的话，确认是自己的进程后：kill "
         return warned(
             LEFTOVERS, f"{found}：没有笔记本、终端或本课程的服务在管", fix + " ".join(str(p.pid) for p in strangers)
@@ -177,5 +189,7 @@ def looks_like_vllm(name: str, command: Sequence[str]) -> bool:
     if name.startswith("VLLM::") or (command and command[0].startswith("VLLM::")):
         return True
     words = [Path(word).name for word in command[:4]]
+    if not words or not words[0].startswith(("python", "vllm")):  # a shell or `timeout` around it ends with it
+        return False
     serve = any(pair == ("vllm", "serve") for pair in pairwise(words))
     return serve or any("vllm.entrypoints" in word for word in command[:4])

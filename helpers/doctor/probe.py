@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from importlib import metadata
 from pathlib import Path
 
@@ -76,15 +77,27 @@ def course_pids() -> set[int]:
 def vllm_processes(course: set[int]) -> list[VllmProcess]:
     """Every process that looks like vLLM, and what looks after it."""
     found = []
-    for process in psutil.process_iter(["name", "cmdline", "terminal"]):
+    for process in psutil.process_iter(["name", "cmdline", "terminal", "status", "uids", "cwd", "create_time"]):
         name, command = process.info["name"] or "", process.info["cmdline"] or []
-        if not looks_like_vllm(name, command):
+        if not looks_like_vllm(name, command) or process.info["status"] == psutil.STATUS_ZOMBIE:
+            continue
+        if process.info["uids"].real != os.getuid():
             continue
         try:
             ancestors = [word for parent in process.parents() for word in parent.cmdline()]
         except psutil.Error:
             continue
         owner = "terminal" if process.info["terminal"] else "unknown"
+        owner = "keeper" if "helpers.server.keeper" in ancestors else owner  # of another copy of the course
         owner = "notebook" if any("ipykernel" in word for word in ancestors) else owner
-        found.append(VllmProcess(process.pid, name, "course" if process.pid in course else owner))
+        words = [word.split("=")[-1] for word in " ".join(command).replace("--port ", "--port=").split()
+                 if word.startswith("--port=")]  # fmt: skip
+        hours = (time.time() - process.info["create_time"]) / 3600
+        about = [
+            *(f"端口 {word}" for word in words),
+            f"文件夹 {process.info['cwd'] or '看不到'}",
+            f"运行了 {hours:.1f} 小时",
+        ]
+        owner = "course" if process.pid in course else owner
+        found.append(VllmProcess(process.pid, name, owner, "，".join(about)))
     return found
