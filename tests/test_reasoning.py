@@ -11,7 +11,9 @@ from openai.types.chat import ChatCompletionMessage
 from helpers.reasoning import Reply, read_message, split_think
 
 CALLS = [{"id": "a", "type": "function", "function": {"name": "weather", "arguments": "{}"}}]
-PIECES = st.lists(st.sampled_from(["<think>", "</think>", "<｜", "</thi", "nk>", "想", "\n", "<", "答案", " "]) | st.text())
+PIECES = st.lists(
+    st.sampled_from(["<think>", "</think>", "<｜", "</thi", "nk>", "想", "\n", "<", "答案", " "]) | st.text()
+)
 
 
 @given(PIECES)
@@ -89,7 +91,10 @@ def test_message_of_any_version(fields: dict[str, Any], reply: Reply) -> None:
     [
         ({"role": "assistant", "reasoning": "想了一半"}, Reply("想了一半", "", closed=False)),
         ({"role": "assistant"}, Reply("", "", closed=False)),
-        ({"content": [{"type": "text", "text": "想</think>"}, {"type": "text", "text": "答"}]}, Reply("想", "答", True)),
+        (
+            {"content": [{"type": "text", "text": "想</think>"}, {"type": "text", "text": "答"}]},
+            Reply("想", "答", True),
+        ),
         ({"reasoning": "想", "content": [{"type": "text", "text": "答"}]}, Reply("想", "答", True)),
         ({"reasoning": "想", "content": [{"type": "refusal", "refusal": "不"}]}, Reply("想", "", True)),
         ({"content": []}, Reply("", "", False)),
@@ -100,7 +105,8 @@ def test_message_of_other_servers(fields: dict[str, Any], reply: Reply) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [None, "想</think>答", 3, {}, SimpleNamespace(content="x"), [], {"choices": []}, {"message": {"content": "x"}}]
+    "wrong",
+    [None, "想</think>答", 3, {}, SimpleNamespace(content="x"), [], {"choices": []}, {"message": {"content": "x"}}],
 )
 def test_message_refuses_other_things(wrong: object) -> None:
     with pytest.raises(TypeError, match="choices"):
