@@ -66,6 +66,7 @@ def two_parts(think_and_answer: object) -> None:
 
 CUT = "没有 </think>，就还没有答案。这时要返回 None，不是空字符串，也不是那半截思考。"
 SPLIT = "只在第一个 </think> 处切开（第 4 节的 partition），它后面的全是答案，答案里再有这个标签也留着。"
+ORDER = "先数，再问：把长度检查放到提问前面。"
 COUNT = "要数的是套完模板的 token：第 6 节的 apply_chat_template 返回的 input_ids 有几个。刚好相等是放得下的。"
 
 FAULTS = {1: "F", 2: "E", 3: "A", 4: "C", 5: "D", 6: "B"}
@@ -141,9 +142,7 @@ def _refused(get_answer: object, engine: Any, question: str, max_tokens: int) ->
         get_answer(watched, question, max_tokens)  # type: ignore[operator]
     except ValueError:
         if watched.seen:
-            raise Wrong(
-                f"{about}，问完才抛出 ValueError，模型已经白算了一遍。", hint="先数，再问：把长度检查放到提问前面。"
-            ) from None
+            raise Wrong(f"{about}，问完才抛出 ValueError，模型已经白算了一遍。", hint=ORDER) from None
         return
     except Exception as error:
         if reason := gone(error):
