@@ -63,8 +63,8 @@ def read_message(message: Any) -> Reply:
     content = fields.get("content")
     if isinstance(content, list):  # in parts, as some servers send it
         content = "".join(part.get("text") or "" for part in content)
-    thoughts = [fields.get("reasoning"), fields.get("reasoning_content")]
-    thoughts = [text for text in thoughts if text is not None]  # "" is a thought, too
+    given = [fields.get("reasoning"), fields.get("reasoning_content")]
+    thoughts = [text for text in given if text is not None]  # "" is a thought, too
     if content is not None and not thoughts:  # no parser: both are in the content
         return split_think(content)
     closed = content is not None or bool(fields.get("tool_calls"))

@@ -237,10 +237,14 @@ def test_an_engine_that_was_interrupted_is_named(say: Any, progress_file: Path) 
 
 
 def test_the_hint_fits_the_mistake(say: Any) -> None:
+    def takes_the_last_part(llm: Any, question: str, max_tokens: int) -> Any:
+        text = asked(llm, question, max_tokens)
+        return text.split("</think>")[-1] if "</think>" in text else None
+
     def says(answer: Any) -> str:
         return str(say("03-4", answer, FakeEngine(), 2048)).partition("提示：")[2]
 
-    assert "partition" in says(lambda llm, q, n: asked(llm, q, n).split("</think>")[-1] if n > 24 else None)
+    assert "partition" in says(takes_the_last_part)
     assert "None" in says(lambda llm, q, n: asked(llm, q, n))
     assert "贪心" in says(asks_warmly)
 
