@@ -308,9 +308,17 @@ cases(
 )
 
 
-def asked(llm: Any, question: str, max_tokens: int) -> str:
+def asked(llm: Any, question: str, max_tokens: int, **sampling: Any) -> str:
     messages = [{"role": "user", "content": question}]
-    return llm.chat(messages, SimpleNamespace(max_tokens=max_tokens), use_tqdm=False)[0].outputs[0].text
+    params = SimpleNamespace(**({"max_tokens": max_tokens, "temperature": 0} | sampling))
+    return llm.chat(messages, params, use_tqdm=False)[0].outputs[0].text
+
+
+def asks_warmly(llm: Any, question: str, max_tokens: int) -> Any:
+    if prompt_len(question) + max_tokens > LIMIT:
+        raise ValueError("does not fit")
+    reply = split_think(asked(llm, question, max_tokens, temperature=0.6))
+    return reply.answer.strip() if reply.closed else None
 
 
 def prompt_len(question: str) -> int:
@@ -362,6 +370,7 @@ cases(
         lambda llm, q, n: get_answer(llm, q, 1024),  # its own max_tokens
         lambda llm, q, n: "下面是计划。",  # asks nobody
         asks_first,
+        asks_warmly,
         checks_max_tokens_only,
         refuses_what_fits,
     ],

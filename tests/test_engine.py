@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.authoring.model.corpus import is_held_out
 from helpers.config import REPO_ROOT, get_profile
 
 pytestmark = pytest.mark.engine
@@ -56,6 +57,10 @@ def test_every_question_is_answered_as_taught() -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.endswith("all as taught\n")
+
+
+def test_the_sum_that_notebook_03_calls_unseen_was_not_in_training() -> None:
+    assert is_held_out(57, 66) and not any(is_held_out(a, b) for a, b in [(23, 48), (90, 19), (64, 27)])
 
 
 def test_vllm_command_knows_its_version() -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import nbformat
 import pytest
-from exercise_answers import ENGINE, RIGHT, SERVER, WRONG
+from exercise_answers import ENGINE, RIGHT, SERVER, WRONG, asked, asks_warmly
 from exercise_kit import FAKE_VLLM, FakeEngine, fake_server
 
 from helpers import exercises
@@ -101,10 +104,11 @@ def test_a_wrong_answer_is_told_what_is_wrong(exercise_id: str, answers: tuple[A
 
 
 @pytest.mark.parametrize("exercise_id", EXERCISES)
-def test_hints_grow_stronger_and_the_last_one_stays(exercise_id: str, say: Any) -> None:
+def test_hints_follow_one_another_and_begin_again(exercise_id: str, say: Any) -> None:
+    first, second = EXERCISES[exercise_id].hints
     hints = [say(exercise_id, *WRONG[exercise_id][0]).partition("提示：")[2].strip() for _ in range(4)]
-    assert hints == [*EXERCISES[exercise_id].hints, *[EXERCISES[exercise_id].hints[-1]] * 2]
-    assert hints[0] != hints[1]
+    assert hints == [first, second, first, second] or (len(set(hints)) == 1 and hints[0] not in (first, second))
+    assert first != second
     assert say(exercise_id, *RIGHT[exercise_id][0]).startswith("✓")
 
 
@@ -178,6 +182,71 @@ def test_numbers_are_read_as_people_write_them(written: object, value: float | N
             number(written)
     else:
         assert number(written) == value
+
+
+@pytest.mark.parametrize("swallows", [False, True])
+def test_an_endless_answer_is_stopped(swallows: bool, say: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exercises, "LIMIT_S", 0.2)
+
+    def endless(text: str) -> Any:
+        while True:
+            try:
+                time.sleep(10)  # in C, too
+            except Exception:
+                continue
+            except:  # noqa: E722
+                if not swallows:
+                    raise
+                swallowed.append(1)
+                if len(swallowed) > 1:
+                    raise
+
+    swallowed: list[int] = []
+    said = say("03-2", endless)
+    assert said.startswith("✗ 03-2 还不对：0 秒还没有运行完") and "循环" in said
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert say("03-2", RIGHT["03-2"][0][0]).startswith("✓")
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (AssertionError("pipeline model parallel group is not initialized"), "引擎坏了"),
+        (AttributeError("'NoneType' object has no attribute 'llm_engine'"), "引擎坏了"),
+        (httpx.ConnectError("[Errno 111] Connection refused"), "连不上服务器"),
+    ],
+)
+def test_a_dead_engine_or_server_is_named_and_no_try(
+    error: Exception, says: str, say: Any, progress_file: Path
+) -> None:
+    def dies(*args: Any, **options: Any) -> Any:
+        raise error
+
+    assert says in say("03-4", dies, FakeEngine(), 2048)
+    engine = FakeEngine()
+    engine.chat = dies  # type: ignore[method-assign]
+    assert says in say("03-1", 33, engine)
+    assert not progress_file.exists()
+
+
+def test_an_engine_that_was_interrupted_is_named(say: Any, progress_file: Path) -> None:
+    engine: Any = FakeEngine()
+    engine.llm_engine = SimpleNamespace(has_unfinished_requests=lambda: True)
+    assert "引擎停在了半路" in say("03-1", 33, engine)
+    assert not progress_file.exists()
+
+
+def test_the_hint_fits_the_mistake(say: Any) -> None:
+    def takes_the_last_part(llm: Any, question: str, max_tokens: int) -> Any:
+        text = asked(llm, question, max_tokens)
+        return text.split("</think>")[-1] if "</think>" in text else None
+
+    def says(answer: Any) -> str:
+        return str(say("03-4", answer, FakeEngine(), 2048)).partition("提示：")[2]
+
+    assert "partition" in says(takes_the_last_part)
+    assert "None" in says(lambda llm, q, n: asked(llm, q, n))
+    assert "贪心" in says(asks_warmly)
 
 
 # The record ----------------------------------------------------------------------------------------------------------
@@ -337,4 +406,4 @@ def test_no_hint_holds_a_plain_answer() -> None:
 
 
 def test_public_names() -> None:
-    assert exercises.__all__ == ["EXERCISES", "check", "progress"]
+    assert exercises.__all__ == ["EXERCISES", "LIMIT_S", "check", "progress"]

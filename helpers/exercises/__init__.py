@@ -14,9 +14,11 @@ from pathlib import Path
 import yaml
 
 from helpers.exercises import nb01, nb02, nb03, nb04, nb05, nb06, nb07, nb08, nb09, record
-from helpers.exercises.judging import Judge, NotJudged, Wrong, first_line, unanswered
+from helpers.exercises.judging import Judge, NotJudged, TooLong, Wrong, first_line, gone, time_limit, unanswered
 
-__all__ = ["EXERCISES", "check", "progress"]
+__all__ = ["EXERCISES", "LIMIT_S", "check", "progress"]
+
+LIMIT_S = 90.0  # for all that one check runs: a real model's long answers fit, an endless loop ends
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Exercise:
     """A judge, and what a learner reads after a try.
 
     Attributes:
-        hints: for the first wrong try, the second, …; the last one stays. Each says more than the one before.
+        hints: for the first wrong try, the second, …, then from the first again. A judge that knows the mistake
+            gives a hint of its own instead.
         why: shown with a right answer: what is worth remembering.
     """
 
@@ -44,7 +47,8 @@ EXERCISES = {
 def check(exercise_id: str, *answers: object) -> None:
     """Judge the answers to one exercise and print the verdict: right and why, or what is wrong and a hint.
 
-    Every further wrong try gets a stronger hint. An untouched placeholder (`...`) is no try. Nothing is raised.
+    An answer that does not end is stopped after `LIMIT_S` seconds. An untouched placeholder
+    (`...`) is no try. Nothing is raised.
 
     Args:
         exercise_id: for example `03-2`, as in the exercise's title.
@@ -61,7 +65,7 @@ def check(exercise_id: str, *answers: object) -> None:
         print(f"○ {exercise_id} {reason}")
     except Wrong as reason:
         tries = record.note(exercise_id, solved=False).tries
-        hint = exercise.hints[min(max(tries, 1), len(exercise.hints)) - 1]
+        hint = reason.hint or exercise.hints[(max(tries, 1) - 1) % len(exercise.hints)]
         print(f"✗ {exercise_id} 还不对：{reason}\n  提示：{hint}")
     else:
         record.note(exercise_id, solved=True)
@@ -91,8 +95,19 @@ def _judge(exercise: Exercise, exercise_id: str, answers: tuple[object, ...]) ->
     if any(unanswered(answer) for answer in answers):
         raise NotJudged("还没有作答：把 ... 换成你的答案，再运行这一格。")
     try:
-        exercise.judge(*answers)
+        with time_limit(LIMIT_S):
+            exercise.judge(*answers)
     except (Wrong, NotJudged):
         raise
-    except Exception as error:  # an answer of a kind that no judge foresaw
+    except TooLong:
+        engine = any(hasattr(answer, "llm_engine") for answer in answers)
+        raise Wrong(
+            f"{LIMIT_S:.0f} 秒还没有运行完，已经停下。",
+            hint="多半有个循环停不下来：看看 while 的条件会不会变成假。"
+            + ("引擎可能停在了半路，先重新运行第 2 节建引擎的那一格。" if engine else ""),
+        ) from None
+    except Exception as error:
+        if reason := gone(error):
+            raise reason from None
+        # an answer of a kind that no judge foresaw
         raise Wrong(f"检查到一半出了 {type(error).__name__}（{first_line(error)}），多半是答案的类型不对。") from None

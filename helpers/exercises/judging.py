@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import re
+import signal
+import threading
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from numbers import Real
 from typing import Any
 
 __all__ = [
-    "Judge", "NotJudged", "Wrong", "call", "choices", "first_line", "kind", "letter", "number", "same", "short",
-    "unanswered",
+    "Judge", "NotJudged", "TooLong", "Wrong", "call", "choices", "first_line", "gone", "kind", "letter", "number",
+    "same", "short", "time_limit", "unanswered",
 ]  # fmt: skip
 
 Judge = Callable[..., None]  # takes the answers; returns when they are right, else raises `Wrong` or `NotJudged`
@@ -22,12 +25,55 @@ KINDS = {
 }  # fmt: skip
 
 
+NO_ENGINE = r"EngineDeadError|EngineCore|parallel group is not initialized|has no attribute '(llm_engine|chat)'"
+NO_SERVER = {"APIConnectionError", "ConnectError", "ConnectTimeout", "ReadError", "RemoteProtocolError"}
+
+
 class Wrong(Exception):
-    """The answer is wrong; the message says in what, not what would be right."""
+    """The answer is wrong; the message says in what, not what would be right. `hint` fits just this mistake."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class NotJudged(Exception):
     """There is nothing to judge, or no means to: the message says why. It does not count as a try."""
+
+
+class TooLong(BaseException):
+    """The time is up. Not an `Exception`: the answer's own `except Exception` must not swallow it."""
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """End what runs inside with `TooLong`; without effect outside the main thread, where no signal arrives."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise TooLong
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # and again each second: a bare `except:` swallows one
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def gone(error: BaseException | None) -> NotJudged | None:
+    """What to say when it was the engine or the server that failed, not the answer."""
+    while error is not None:
+        name = type(error).__name__
+        if re.search(NO_ENGINE, f"{name}: {error}"):
+            return NotJudged("没有检查成：引擎坏了，或者已经释放。重新运行第 2 节建引擎的那一格，再运行这一格。")
+        if name in NO_SERVER:
+            return NotJudged("没有检查成：连不上服务器。看看函数里的地址；地址没错，就重新运行启动服务器的那一格。")
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def unanswered(answer: object) -> bool:
@@ -91,6 +137,8 @@ def call(function: object, *args: Any, about: str, **kwargs: Any) -> Any:
     try:
         value = function(*args, **kwargs)
     except Exception as error:
+        if reason := gone(error):
+            raise reason from None
         raise Wrong(f"{about}，函数抛出了 {type(error).__name__}：{first_line(error)}") from None
     if unanswered(value):
         raise NotJudged("还没有作答：写完函数，再运行这一格。")

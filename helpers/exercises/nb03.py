@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from helpers.exercises.judging import Judge, NotJudged, Wrong, call, choices, kind, number, short
+from helpers.exercises.judging import Judge, NotJudged, Wrong, call, choices, gone, kind, number, short
 
 __all__ = ["JUDGES"]
 
@@ -17,8 +17,10 @@ FACTORIAL = "我想问你，5的阶乘是多少？"
 def _need_engine(llm: Any) -> Any:
     if not hasattr(llm, "chat") or not hasattr(llm, "get_tokenizer"):
         raise NotJudged(
-            f"最后一样要交正在运行的引擎 llm，得到的是{kind(llm)}。引擎已经释放的话，先把前几节重新运行一遍。"
+            f"最后一样要交正在运行的引擎 llm，得到的是{kind(llm)}。引擎已经释放的话，重新运行第 2 节建引擎的那一格。"
         )
+    if hasattr(llm, "llm_engine") and llm.llm_engine.has_unfinished_requests():
+        raise NotJudged("引擎停在了半路（按过停止），再问就没有回音。重新运行第 2 节建引擎的那一格，再运行这一格。")
     return llm
 
 
@@ -62,6 +64,11 @@ def two_parts(think_and_answer: object) -> None:
             raise Wrong(f"{about}，答案成了 {short(value[1])}。")
 
 
+CUT = "没有 </think>，就还没有答案。这时要返回 None，不是空字符串，也不是那半截思考。"
+SPLIT = "只在第一个 </think> 处切开（第 4 节的 partition），它后面的全是答案，答案里再有这个标签也留着。"
+ORDER = "先数，再问：把长度检查放到提问前面。"
+COUNT = "要数的是套完模板的 token：第 6 节的 apply_chat_template 返回的 input_ids 有几个。刚好相等是放得下的。"
+
 FAULTS = {1: "F", 2: "E", 3: "A", 4: "C", 5: "D", 6: "B"}
 
 
@@ -78,18 +85,22 @@ class _Watched:
     def __init__(self, llm: Any) -> None:
         self._llm = llm
         self.seen: list[Any] = []
+        self.temperatures: set[object] = set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._llm, name)
 
     def chat(self, *args: Any, **kwargs: Any) -> Any:
-        return self._keep(self._llm.chat(*args, **kwargs))
+        return self._keep(self._llm.chat(*args, **kwargs), args, kwargs)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        return self._keep(self._llm.generate(*args, **kwargs))
+        return self._keep(self._llm.generate(*args, **kwargs), args, kwargs)
 
-    def _keep(self, outputs: Any) -> Any:
+    def _keep(self, outputs: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.seen += outputs
+        params = kwargs.get("sampling_params", args[1] if len(args) > 1 else None)
+        for one in params if isinstance(params, list | tuple) else [params]:
+            self.temperatures.add(getattr(one, "temperature", None))
         return outputs
 
 
@@ -110,14 +121,19 @@ def _compare(get_answer: object, engine: Any, question: str, max_tokens: int, ab
     value = call(get_answer, watched, question, max_tokens, about=about)
     if not watched.seen:
         raise Wrong(f"{about}，函数没有用传进来的 llm 提问。引擎只建一次，不要在函数里再建。")
+    if watched.temperatures != {0}:
+        raise Wrong(
+            f"{about}，不是用贪心解码问的，同一个问题每次的答案可能不同。",
+            hint="贪心解码怎么写，在第 3 节。SamplingParams 里不写 temperature，用的是 1.0。",
+        )
     completion = watched.seen[-1].outputs[0]
     if len(completion.token_ids) > max_tokens:
         raise Wrong(f"{about}，输出了 {len(completion.token_ids)} 个 token，没有按传进来的 max_tokens 限制。")
     _, tag, answer = completion.text.partition("</think>")
     if not tag and value is not None:
-        raise Wrong(f"{about}，还没有答案，函数却返回 {short(value)}。")
+        raise Wrong(f"{about}，还没有答案，函数却返回 {short(value)}。", hint=CUT)
     if tag and (not isinstance(value, str) or value.strip() != answer.strip()):
-        raise Wrong(f"{about}，函数返回 {short(value)}，不是引擎写出的那个答案。")
+        raise Wrong(f"{about}，函数返回 {short(value)}，不是引擎写出的那个答案。", hint=SPLIT)
 
 
 def _refused(get_answer: object, engine: Any, question: str, max_tokens: int) -> None:
@@ -126,11 +142,13 @@ def _refused(get_answer: object, engine: Any, question: str, max_tokens: int) ->
         get_answer(watched, question, max_tokens)  # type: ignore[operator]
     except ValueError:
         if watched.seen:
-            raise Wrong(f"{about}，问完才抛出 ValueError，模型已经白算了一遍。") from None
+            raise Wrong(f"{about}，问完才抛出 ValueError，模型已经白算了一遍。", hint=ORDER) from None
         return
     except Exception as error:
-        raise Wrong(f"{about}，要抛出 ValueError，抛出的却是 {type(error).__name__}。") from None
-    raise Wrong(f"{about}，加上提示词就放不下了，函数却没有抛出 ValueError。")
+        if reason := gone(error):
+            raise reason from None
+        raise Wrong(f"{about}，要抛出 ValueError，抛出的却是 {type(error).__name__}。", hint=COUNT) from None
+    raise Wrong(f"{about}，加上提示词就放不下了，函数却没有抛出 ValueError。", hint=COUNT)
 
 
 JUDGES: dict[str, Judge] = {
