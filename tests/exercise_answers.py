@@ -623,13 +623,15 @@ def complete(client: Any, model: str, question: str) -> Any:
 
 def complete_with_options(client: Any, model: str, question: str) -> Any:
     calmer = client.with_options(timeout=60)
-    reply = split_think(calmer.completions.create(model=model, prompt=f"{question}<think>\n").choices[0].text)
+    completion = calmer.completions.create(model=model, prompt=f"{question}<think>\n", max_tokens=2000)
+    reply = split_think(completion.choices[0].text)
     return reply.answer if reply.closed else None
 
 
-def completed(prompt: str, *, whole: bool = False) -> Any:
+def completed(prompt: str, *, whole: bool = False, max_tokens: int | None = 1024) -> Any:
     def answer(client: Any, model: str, question: str) -> Any:
-        text = client.completions.create(model=model, prompt=prompt.format(question)).choices[0].text
+        asked = {"model": model, "prompt": prompt.format(question)} | ({"max_tokens": max_tokens} if max_tokens else {})
+        text = client.completions.create(**asked).choices[0].text
         reply = split_think(text)
         return text if whole else reply.answer if reply.closed else None
 
@@ -656,6 +658,10 @@ cases(
         completed("{}<think>"),
         completed("{}<think>\n<think>\n"),
         completed("{}<think>\n", whole=True),
+        completed("{}<think>\n", max_tokens=None),
+        completed("{}<think>\n", max_tokens=16),
+        completed("{}<think>\n", max_tokens=100),
+        completed("{}<think>\n", max_tokens=8192),
         lambda client, model, question: complete(client, model, question) or "",
         lambda client, model, question: "你好！",
         streamed,

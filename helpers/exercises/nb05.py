@@ -103,8 +103,17 @@ def real_limit(at_most: object, http: object) -> None:
                     continue
                 if asked > limit or not room:
                     raise Wrong(f"{case}，这个请求会被拒绝，函数却返回 {value:g}。")
-                more = "多" if value > wanted else "少"
-                raise Wrong(f"{case}，函数返回 {value:g}，{more}了。提示词有 {count} 个 token。")
+                raise Wrong(f"{case}，函数返回 {value:g}，{_why_not(value, wanted, count)}")
+
+
+def _why_not(value: float, wanted: int, prompt: int) -> str:
+    if value == prompt:
+        return "这是提示词的 token 数。"
+    if not value:
+        return "可是这个请求不会被拒绝：服务器收下它，写到上限就停。"
+    if value > wanted:
+        return f"多了。提示词也占位置，它有 {prompt} 个 token。"
+    return f"少了。提示词有 {prompt} 个 token，要了多少也要看。"
 
 
 @contextmanager

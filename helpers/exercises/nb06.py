@@ -14,7 +14,9 @@ from helpers.exercises.judging import Judge, Wrong, call, kind, number, short
 __all__ = ["JUDGES"]
 
 THOUGHT, ANSWER = "用户在打招呼，我也打个招呼。\n", "\n\n你好！很高兴和你一起学习。"
+LONG_THOUGHT = THOUGHT * 12  # as many tokens as characters
 USAGE = {"prompt_tokens": 6, "completion_tokens": 31, "total_tokens": 37}
+DEFAULT_MAX_TOKENS, LIMIT = 16, 2048  # what vLLM's completions endpoint does without `max_tokens`; its context
 
 
 def chat_reply(finish: str = "stop", **message: str | None) -> dict[str, Any]:
@@ -29,6 +31,15 @@ def text_reply(text: str, finish: str = "stop") -> dict[str, Any]:
     choice = {"index": 0, "text": text, "finish_reason": finish, "logprobs": None}
     return {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "r1", "choices": [choice],
             "usage": USAGE}  # fmt: skip
+
+
+def _cut(reply: dict[str, Any], max_tokens: int) -> dict[str, Any]:
+    """The reply as the server gives it with this `max_tokens`: one token a character, and one for a tag."""
+    [choice] = reply["choices"]
+    tokens = re.findall(r"</?think>|.", choice["text"], re.DOTALL)
+    if len(tokens) <= max_tokens:
+        return reply
+    return reply | {"choices": [choice | {"text": "".join(tokens[:max_tokens]), "finish_reason": "length"}]}
 
 
 @contextmanager
@@ -49,7 +60,10 @@ def _wire(
         if body.get("stream") or not replies:
             what = "这道题不用流式" if replies else f"{path} 不是这道题要用的接口"
             return httpx.Response(400, json={"error": {"message": what}})
-        return httpx.Response(200, json=replies[min(turn, len(replies) - 1)])
+        reply, max_tokens = replies[min(turn, len(replies) - 1)], body.get("max_tokens")
+        if max_tokens and max_tokens > LIMIT:
+            return httpx.Response(400, json={"error": {"message": f"max_tokens={max_tokens} > max_model_len={LIMIT}"}})
+        return httpx.Response(200, json=reply if replies is chat else _cut(reply, max_tokens or DEFAULT_MAX_TOKENS))
 
     with httpx.Client(transport=httpx.MockTransport(answer)) as http:
         yield OpenAI(base_url="http://classroom/v1", api_key="sk-xxx", max_retries=0, http_client=http), seen
@@ -75,7 +89,8 @@ def _spoken(text: str) -> float:
 
 
 def real_completion(complete: object) -> None:
-    replies = [text_reply(THOUGHT + "</think>" + ANSWER), text_reply("标签 </think> 前是思考，</think> 后是答案"),
+    replies = [text_reply(LONG_THOUGHT + "</think>" + ANSWER),
+               text_reply("标签 </think> 前是思考，</think> 后是答案"),
                text_reply("用户在打", "length")]  # fmt: skip
     wanted = [ANSWER.strip(), "前是思考，</think> 后是答案", None]
     abouts = ["问“你好”", "答案里又提到标签时", "思考被截断时"]
@@ -88,6 +103,11 @@ def real_completion(complete: object) -> None:
             if path != "/v1/completions":
                 raise Wrong(f"{about}，请求发到了 {path}，这不是补全接口。")
             _prompt_is_good(body.get("prompt"))
+            max_tokens = body.get("max_tokens")
+            if not max_tokens:
+                raise Wrong(f"请求里没有 max_tokens：补全接口只写 {DEFAULT_MAX_TOKENS} 个 token，思考还没写完就断了。")
+            if max_tokens < len(LONG_THOUGHT + ANSWER):
+                raise Wrong(f"max_tokens 只有 {max_tokens}，思考和答案还没写完就断了。")
             if (value.strip() if isinstance(value, str) else value) != answer:
                 raise Wrong(f"{about}，函数返回 {short(value)}，不是 </think> 之后的答案。" if answer else
                             f"{about}，还没有答案，函数却返回 {short(value)}。")  # fmt: skip
@@ -103,6 +123,7 @@ def _prompt_is_good(prompt: object) -> None:
 CHOICES = [
     (chat_reply(content=ANSWER, reasoning=THOUGHT), ANSWER, "开了解析器，写完了"),
     (chat_reply("length", content=None, reasoning="用户在打"), None, "开了解析器，断在思考里"),
+    (chat_reply("stop", content=None, reasoning="用户在打"), None, "开了解析器，没写 </think> 就停了"),
     (chat_reply("length", content="\n\n你好！很", reasoning=THOUGHT), "\n\n你好！很", "开了解析器，断在答案里"),
     (chat_reply(content=THOUGHT + "</think>" + ANSWER), ANSWER, "没开解析器，写完了"),
     (chat_reply("length", content="用户在打"), None, "没开解析器，断在思考里"),
