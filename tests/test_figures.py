@@ -9,12 +9,14 @@ import sys
 import warnings
 
 import matplotlib as mpl
+import nbformat
 import pytest
-from matplotlib import style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.ft2font import FT2Font
 
-from helpers.authoring import figures
+from helpers.authoring import figures, series
 from helpers.authoring.figures import batching
+from helpers.bench.plots import FONT_FILE, plot_style
 from helpers.errors import ConfigError
 
 NAMES = sorted(figures.FIGURES)
@@ -48,7 +50,7 @@ def test_text_is_legible(name):
     with mpl.rc_context(), warnings.catch_warnings():
         warnings.simplefilter("error")
         mpl.rcdefaults()
-        style.use(figures.STYLE)
+        plot_style()
         figure = figures.FIGURES[name]()
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
@@ -66,6 +68,18 @@ def test_text_is_legible(name):
         assert width <= 0 or height <= 1, (text, other)
 
 
+def test_font_has_the_characters_of_the_plots_in_the_notebooks():
+    drawn = [
+        cell.source
+        for path in series.notebook_paths()
+        for cell in nbformat.read(path, as_version=4).cells
+        if cell.cell_type == "code" and "plt.show" in cell.source
+    ]
+    assert drawn
+    missing = {ord(letter) for letter in "".join(drawn)} - {10} - FT2Font(FONT_FILE).get_charmap().keys()
+    assert not missing, "run: python -m helpers.authoring.figures.font (its docstring says with what)"
+
+
 def test_unknown_picture_lists_the_known_ones():
     with pytest.raises(ConfigError, match="paged_attention"):
         figures.draw("nosuch.svg")
@@ -78,9 +92,9 @@ def test_busy_share_of_the_two_batchings():
     assert batching.busy_percent(static, 4) == pytest.approx(100 * 33 / 56)
     assert batching.busy_percent(continuous, 4) == pytest.approx(100 * 33 / 36)
     shown = words("continuous_batching.svg")
-    assert "14 steps, slots 59 % busy" in shown
-    assert "9 steps, slots 92 % busy" in shown
-    assert "5 steps earlier" in shown
+    assert "14 步，位置用了 59%" in shown
+    assert "9 步，位置用了 92%" in shown
+    assert "早了 5 步" in shown
 
 
 @pytest.mark.parametrize("simulate", [batching.simulate_static, batching.simulate_continuous])
@@ -102,21 +116,21 @@ def test_static_waits_for_the_longest_and_continuous_never_waits():
 
 def test_paged_attention_counts():
     shown = words("paged_attention.svg")
-    assert "2039 slots reserved" in shown
-    assert "Memory for 4096 tokens holds 16" in shown
-    assert "12 of 16 slots in use" in shown  # A: 9 tokens, B: 7, 4 of them shared; four blocks of 4
+    assert "预留了 2039 格" in shown
+    assert "放得下 4096 个 token 的地方，只放了 16 个" in shown
+    assert "分出去 16 格，12 格放着 token" in shown  # A: 9 tokens, B: 7, 4 of them shared; four blocks of 4
 
 
 def test_memory_of_a_24_gb_card():
     shown = words("memory_24gb.svg")
     assert "14.2 GiB" in shown
     # by hand: 23.99 x 0.9 - 14.19 - 1.5 = 5.90 GiB; / (2 x 28 layers x 512 x 2 bytes) = 110,555
-    assert "5.9 GiB / 56 KiB per token = 111 thousand tokens" in shown
+    assert "5.9 GiB / 56 KiB（每个 token）= 11.1 万个 token" in shown
     assert [line for line in shown.splitlines() if line.isdigit()] == ["53", "13", "3", "0"]
-    assert "one request needs 7.0 GiB" in shown
+    assert "一个请求就要 7.0 GiB" in shown
 
 
 def test_think_protocol_shows_the_order_of_the_template():
     shown = words("think_protocol.svg").splitlines()
-    order = ["<|User|>", "<|Assistant|>", "<think>", "</think>"]
+    order = ["<｜User｜>", "<｜Assistant｜>", "<think>", "</think>"]
     assert [line for line in shown if line in order] == order

@@ -22,10 +22,11 @@ FIRST_S, GAP_S = 0.05, 0.01
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Streams three events with text for four tokens; `status` and `usage` let it fail."""
+    """Streams three events with text for four tokens; `status`, `usage` and `pieces` let it fail."""
 
     status: ClassVar[int] = 200
     usage: ClassVar[bool] = True
+    pieces: ClassVar[tuple[str, ...]] = ("a", "b", "cd")
     seen: ClassVar[list[dict[str, Any]]] = []
     at_once: ClassVar[list[int]] = []
     running = 0
@@ -42,7 +43,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if self.status == 200:
             time.sleep(FIRST_S)
-            for text in ("a", "b", "cd"):
+            for text in self.pieces:
                 self.event({"choices": [{"index": 0, "text": text, "finish_reason": None}]})
                 time.sleep(GAP_S)
             counted = {"prompt_tokens": len(body["prompt"]), "completion_tokens": 4, "total_tokens": 9}
@@ -133,6 +134,14 @@ def test_a_failing_server_ends_the_run_with_one_sentence(
 def test_an_answer_that_ends_early_is_a_failure(client: openai.AsyncOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Handler, "usage", False)
     with pytest.raises(BenchmarkError, match="只收到 3 段，回答没有发完"):
+        run(client)
+
+
+def test_tokens_that_come_in_one_heap_cannot_be_timed(
+    client: openai.AsyncOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Handler, "pieces", ("abcd",))
+    with pytest.raises(BenchmarkError, match="攒成一堆"):
         run(client)
 
 

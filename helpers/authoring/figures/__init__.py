@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Final
 
 import matplotlib as mpl
-from matplotlib import style
 from matplotlib.figure import Figure
 
 from helpers.authoring.figures.batching import continuous_batching
@@ -21,13 +20,13 @@ from helpers.authoring.figures.memory import memory_24gb
 from helpers.authoring.figures.paging import paged_attention
 from helpers.authoring.figures.protocol import think_protocol
 from helpers.authoring.figures.request import serving_path
+from helpers.bench.plots import plot_style
 from helpers.config import REPO_ROOT
 from helpers.errors import ConfigError
 
-__all__ = ["FIGURES", "IMAGES_DIR", "STYLE", "draw", "main"]
+__all__ = ["FIGURES", "IMAGES_DIR", "draw", "main"]
 
 IMAGES_DIR: Final = REPO_ROOT / "images"
-STYLE: Final = "helpers.bench.plots"  # the style sheet that the notebooks use too
 
 FIGURES: Final[dict[str, Callable[[], Figure]]] = {
     "paged_attention.svg": paged_attention,
@@ -58,7 +57,7 @@ def draw(name: str, *, fmt: str = "svg", dpi: int = 96) -> bytes:
     buffer = io.BytesIO()
     with mpl.rc_context():
         mpl.rcdefaults()
-        style.use(STYLE)
+        plot_style()
         FIGURES[name]().savefig(buffer, format=fmt, dpi=dpi, metadata={"Date": None} if fmt == "svg" else None)
     return buffer.getvalue()
 

@@ -71,20 +71,20 @@ def continuous_batching() -> Figure:
     """The same requests under static and under continuous batching."""
     figure, axes = canvas(300)
     timelines = (
-        ("Static batching", "the batch waits for its longest request", simulate_static(OUTPUT_TOKENS, SLOTS)),
-        ("Continuous batching", "a free slot is refilled at the next step", simulate_continuous(OUTPUT_TOKENS, SLOTS)),
+        ("静态批处理（static batching）", "一批里最长的写完，才换下一批", simulate_static(OUTPUT_TOKENS, SLOTS)),
+        ("连续批处理（continuous batching）", "空出的位置，下一步就补上", simulate_continuous(OUTPUT_TOKENS, SLOTS)),
     )
     steps = max(run.end for _, _, runs in timelines for run in runs)
     left, unit, height = 62.0, (492 - 62) / steps, 20.0
     for panel, (name, rule, runs) in enumerate(timelines):
         top = 286 - panel * 134.0
         total = max(run.end for run in runs)
-        title = f"{name}: {total} steps, slots {busy_percent(runs, SLOTS):.0f} % busy"
-        write(axes, 12, top, title, size=11, bold=True)
+        title = f"{name}：{total} 步，位置用了 {busy_percent(runs, SLOTS):.0f}%"
+        write(axes, 12, top, title, size=11)
         write(axes, 492, top, rule, color=MUTED, ha="right")
         for slot in range(SLOTS):
             y = top - 34 - slot * 23
-            write(axes, 12, y + height / 2, f"Slot {slot + 1}", color=MUTED)
+            write(axes, 12, y + height / 2, f"位置 {slot + 1}", color=MUTED)
             box(axes, left, y, total * unit, height, fill=PALE_GREY, edge=LINE, hatch="////")
         for run in runs:
             y = top - 34 - run.slot * 23
@@ -95,16 +95,14 @@ def continuous_batching() -> Figure:
                 axes, left + run.start * unit, y, (run.end - run.start) * unit, height, fill="none", edge=dark, line=1.1
             )
             middle = left + (run.start + run.end) / 2 * unit
-            write(axes, middle, y + height / 2 - 0.5, f"R{run.request + 1}", color=dark, bold=True, ha="center")
+            write(axes, middle, y + height / 2 - 0.5, f"R{run.request + 1}", color=dark, ha="center")
         axes.plot([left + total * unit] * 2, [top - 110, top - 8], color=INK, lw=1.4)
         if total < steps:
-            write(axes, left + total * unit + 6, top - 60, f"all done, {steps - total} steps earlier", color=TEAL)
+            write(axes, left + total * unit + 6, top - 60, f"全部完成，早了 {steps - total} 步", color=TEAL)
     for step in range(1, steps + 1):
         write(axes, left + (step - 0.5) * unit, 34, str(step), size=8.5, color=MUTED, ha="center")
-    write(axes, 12, 34, "Step", color=MUTED)
-    lengths = ", ".join(str(length) for length in OUTPUT_TOKENS)
-    note = (
-        f"R1–R{len(OUTPUT_TOKENS)} write {lengths} tokens, one per step. Orange: had to wait for a slot. Hatched: idle."
-    )
+    write(axes, 12, 34, "第几步", color=MUTED)
+    lengths = "、".join(str(length) for length in OUTPUT_TOKENS)
+    note = f"请求 R1–R{len(OUTPUT_TOKENS)} 各写 {lengths} 个 token，一步写一个。橙色：排过队的请求。斜线：空着。"
     write(axes, 12, 12, note, size=8.5, color=MUTED)
     return figure

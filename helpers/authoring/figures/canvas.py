@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from matplotlib import rcParams
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, PathPatch, Rectangle
 from matplotlib.path import Path as Curve
@@ -34,11 +35,10 @@ def canvas(height: float) -> tuple[Figure, Axes]:
 
 def write(
     axes: Axes, x: float, y: float, text: str, *, size: float = 9, color: str = INK, ha: str = "left",
-    va: str = "center", bold: bool = False, mono: bool = False,
+    va: str = "center", mono: bool = False,
 ) -> None:  # fmt: skip
-    family = "DejaVu Sans Mono" if mono else "DejaVu Sans"
-    weight = "bold" if bold else "normal"
-    axes.text(x, y, text, fontsize=size, color=color, ha=ha, va=va, fontweight=weight, family=family)
+    family = ["DejaVu Sans Mono"] * mono + rcParams["font.family"]
+    axes.text(x, y, text, fontsize=size, color=color, ha=ha, va=va, linespacing=1.4, family=family)
 
 
 def box(

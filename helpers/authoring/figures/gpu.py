@@ -15,6 +15,7 @@ from helpers.bench.roofline import decode_limit, weights_read
 __all__ = ["api_servers", "curve", "roofline", "throughput"]
 
 CONTEXT = 64 + 128 / 2  # mean tokens of a request while it decodes
+WEIGHTS = {"classroom model widened to the 7B shape": "撑大的教室模型"}
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 
 
@@ -31,7 +32,7 @@ def throughput() -> Figure:
         axes.text(found.high * 1.2, place, f"{float(f'{found.median:.3g}'):,g}", va="center")
     axes.set_yticks(range(len(rows)), [_label(row) for row in reversed(rows)])
     axes.set_xscale("log")
-    axes.set_xlabel("output tokens per second, 64 tokens in, 128 out (logarithmic)")
+    axes.set_xlabel("每秒输出多少 token（对数轴；每个请求 64 个 token 进、128 个出）")
     axes.margins(x=0.12, y=0.1)
     axes.grid(axis="x", color=LINE, linewidth=0.6)
     return figure
@@ -45,15 +46,15 @@ def curve() -> Figure:
     speeds = [point["output_tok_per_s"] for point in points]
     for name, colour, marker in (("ttft", TEAL, "s--"), ("tpot", ORANGE, "o-")):
         axes.plot(
-            speeds, [point[f"{name}_p50_ms"] for point in points], marker, color=colour, label=f"{name.upper()}, p50"
+            speeds, [point[f"{name}_p50_ms"] for point in points], marker, color=colour, label=f"{name.upper()}（p50）"
         )
     for before, point in zip([None, *points], points, strict=False):
         at = (point["output_tok_per_s"], point["tpot_p50_ms"])
         falls = before and before["output_tok_per_s"] > point["output_tok_per_s"]
         offset, side = ((-8, 0), "right") if falls else ((0, -15), "center")
         axes.annotate(str(int(point["concurrency"])), at, offset, textcoords="offset points", ha=side)
-    axes.set(xscale="log", yscale="log", ylabel="ms")
-    axes.set_xlabel("output tokens per second, 64 tokens in, 128 out (numbers: concurrent requests)")
+    axes.set(xscale="log", yscale="log", ylabel="毫秒")
+    axes.set_xlabel("每秒输出多少 token（点旁的数字是并发；每个请求 64 个 token 进、128 个出）")
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_yticks([5, 10, 20, 50, 100, 200, 500], ["5", "10", "20", "50", "100", "200", "500"])
     axes.grid(axis="y", color=LINE, linewidth=0.6)
@@ -79,16 +80,14 @@ def roofline() -> Figure:
         )
         for batch in batches
     ]  # fmt: skip
-    axes.plot(batches, limits, "--", color=MUTED, label="bandwidth limit")
+    axes.plot(batches, limits, "--", color=MUTED, label="带宽的上限")
     arithmetic = report["limits"]["matmul_tflops"] * 1e12 / (2 * weights_read(report["config"]))
-    axes.axhline(arithmetic, linestyle=":", color=MUTED, label="arithmetic limit")
-    axes.plot(*zip(*offline, strict=True), "o", color=BLUE, label="vLLM offline, all prompts at once")
-    axes.plot(
-        *zip(*online, strict=True), "s-", color=ORANGE, markersize=3.5, linewidth=1, label="vllm serve, concurrent"
-    )
+    axes.axhline(arithmetic, linestyle=":", color=MUTED, label="算力的上限")
+    axes.plot(*zip(*offline, strict=True), "o", color=BLUE, label="vLLM 离线，提示词一次全给")
+    axes.plot(*zip(*online, strict=True), "s-", color=ORANGE, markersize=3.5, linewidth=1, label="vllm serve，并发")
     for batch, found in offline:
         axes.annotate(f"{float(f'{found:.3g}'):,g}", (batch, found), (6, -10), textcoords="offset points")
-    axes.set(xscale="log", yscale="log", xlabel="requests decoding together", ylabel="output tokens per second")
+    axes.set(xscale="log", yscale="log", xlabel="一起生成的请求数", ylabel="每秒输出多少 token")
     axes.margins(x=0.1, y=0.15)
     axes.legend(frameon=False)
     return figure
@@ -111,7 +110,7 @@ def api_servers() -> Figure:
     for (servers, interval), values in speeds.items():
         colour, style = (BLUE if servers == 1 else ORANGE), ("o-" if interval == 1 else "s--")
         axes.plot(
-            concurrencies, values, style, color=colour, label=f"API servers {servers}, stream interval {interval}"
+            concurrencies, values, style, color=colour, label=f"API 服务进程 {servers} 个，stream-interval {interval}"
         )
     for concurrency, several in zip(concurrencies, zip(*speeds.values(), strict=True), strict=True):
         for value, offset in ((min(several), -14), (max(several), 7)):
@@ -119,7 +118,7 @@ def api_servers() -> Figure:
             axes.annotate(text, (concurrency, value), (0, offset), textcoords="offset points", ha="center")
     axes.set_xscale("log", base=2)
     axes.set_xticks(concurrencies, [str(n) for n in concurrencies])
-    axes.set(xlabel="concurrent requests, 64 tokens in, 128 out", ylabel="output tokens per second", ylim=0)
+    axes.set(xlabel="并发（每个请求 64 个 token 进、128 个出）", ylabel="每秒输出多少 token", ylim=0)
     axes.grid(axis="y", color=LINE, linewidth=0.6)
     axes.margins(x=0.1)
     axes.set_ylim(top=1.15 * max(map(max, speeds.values())))
@@ -128,8 +127,9 @@ def api_servers() -> Figure:
 
 
 def _label(row: dict[str, Any]) -> str:
-    many = f"{row['prompts']} prompts" if row["prompts"] > 1 else "one by one"
-    return f"vLLM, {many}" if row["engine"] == "vllm" else f"transformers, {many.replace('prompts', 'in a batch')}"
+    together = "一起" if row["engine"] == "vllm" else "一批"
+    many = f"{row['prompts']} 个{together}" if row["prompts"] > 1 else "一个一个"
+    return f"{'vLLM' if row['engine'] == 'vllm' else row['engine']}，{many}"
 
 
 def _figure(report: dict[str, Any], *, height: float) -> tuple[Figure, Axes]:
@@ -138,6 +138,7 @@ def _figure(report: dict[str, Any], *, height: float) -> tuple[Figure, Axes]:
     axes.xaxis.set_minor_formatter(NullFormatter())
     machine = report["machine"]
     gpu = machine["gpu"][0] if machine["gpu"] else machine["cpu"]
-    where = f"{gpu} · vLLM {machine['versions']['vllm']} · 7B shape, {report['weights']} · {machine['date']}"
+    weights = WEIGHTS.get(report["weights"], report["weights"])
+    where = f"{gpu} · vLLM {machine['versions']['vllm']} · 7B 形状（{weights}） · {machine['date']}"
     figure.suptitle(where, fontsize=9, color=MUTED, x=0.01, ha="left")
     return figure, axes

@@ -35,15 +35,15 @@ def memory_24gb() -> Figure:
     kv_gib = CARD_GIB * UTILIZATION - size.weights_gib - RUNTIME_GIB
     tokens = int(kv_gib * GIB / size.kv_bytes_per_token)
     figure, axes = canvas(312)
-    write(axes, 12, 296, f"A 24 GB card with gpu_memory_utilization = {UTILIZATION}", size=11, bold=True)
+    write(axes, 12, 296, f"一块 24 GB 的卡，gpu_memory_utilization = {UTILIZATION}", size=11)
     unit, y, height = 480 / CARD_GIB, 212.0, 38.0
     rest = CARD_GIB * (1 - UTILIZATION)
     x = 12.0
     for gib, label, dark, pale in (
-        (size.weights_gib, "weights, bf16", BLUE, PALE_BLUE),
-        (RUNTIME_GIB, f"activations, CUDA graphs:\nabout {RUNTIME_GIB} GiB (estimate)", GREY, PALE_GREY),
-        (kv_gib, "KV cache", TEAL, PALE_TEAL),
-        (rest, f"not vLLM's:\n{rest:.1f} GiB", GREY, PALE_GREY),
+        (size.weights_gib, "权重（bf16）", BLUE, PALE_BLUE),
+        (RUNTIME_GIB, f"计算的中间结果等：\n约 {RUNTIME_GIB} GiB（估计）", GREY, PALE_GREY),
+        (kv_gib, "KV 缓存", TEAL, PALE_TEAL),
+        (rest, f"不归 vLLM：\n{rest:.1f} GiB", GREY, PALE_GREY),
     ):
         middle, right = x + gib * unit / 2, x + gib * unit
         box(axes, x, y, gib * unit, height, fill=pale, edge=dark, hatch="////" if gib == rest else None, line=1.1)
@@ -51,7 +51,7 @@ def memory_24gb() -> Figure:
             axes.plot([middle, middle], [y + height, y + height + 6], color=GREY, lw=0.9)
             write(axes, right, y + height + 8, label, size=8.5, color=MUTED, ha="right", va="bottom")
         else:
-            write(axes, middle, y + 25, f"{gib:.1f} GiB", bold=True, color=dark, ha="center")
+            write(axes, middle, y + 25, f"{gib:.1f} GiB", color=dark, ha="center")
             write(axes, middle, y + 12, label, color=dark, ha="center")
         x = right
 
@@ -59,21 +59,21 @@ def memory_24gb() -> Figure:
     kv_right = 492 - rest * unit
     for start, end in ((kv_right - kv_gib * unit, left), (kv_right, right)):
         axes.plot([start, end], [y, floor], color=TEAL, lw=0.8, ls=(0, (3, 2)))
-    note = f"{kv_gib:.1f} GiB / {size.kv_bytes_per_token / KIB:.0f} KiB per token = {tokens / 1000:.0f} thousand tokens"
+    note = f"{kv_gib:.1f} GiB / {size.kv_bytes_per_token / KIB:.0f} KiB（每个 token）= {tokens / 10_000:.1f} 万个 token"
     box(axes, left, floor - 24, right - left, 24, fill=PALE_TEAL, edge=TEAL, line=1.1)
-    write(axes, (left + right) / 2, floor - 12.5, note, color=TEAL, bold=True, ha="center")
-    write(axes, 12, floor - 12.5, "KV cache", color=TEAL, bold=True)
-    write(axes, 12, floor - 42, "Full-length requests that fit at once, by max_model_len:", color=MUTED)
+    write(axes, (left + right) / 2, floor - 12.5, note, color=TEAL, ha="center")
+    write(axes, 12, floor - 12.5, "KV 缓存放大看", color=TEAL)
+    write(axes, 12, floor - 42, "写到最大长度（max_model_len）的请求，同时放得下几个：", color=MUTED)
     scale = (right - left) / tokens
     for row, length in enumerate((2048, 8192, 32768, 131072)):
         base, count = floor - 73 - row * 25.0, tokens // length
-        write(axes, 12, base + 9, f"{count}", bold=True, color=BLUE if count else ORANGE)
-        write(axes, 32, base + 9, f"× {length} tokens")
+        write(axes, 12, base + 9, f"{count}", color=BLUE if count else ORANGE)
+        write(axes, 32, base + 9, f"× {length} token")
         for i in range(count):
             box(axes, left + i * length * scale, base, length * scale, 18, fill=PALE_BLUE, edge=BLUE, line=0.7)
         if not count:
-            label = f"does not fit: one request needs {length * size.kv_bytes_per_token / GIB:.1f} GiB"
+            label = f"一个也放不下：一个请求就要 {length * size.kv_bytes_per_token / GIB:.1f} GiB"
             box(axes, left, base, right - left, 18, fill=PALE_ORANGE, edge=ORANGE)
             write(axes, (left + right) / 2, base + 8.5, label, color=ORANGE, ha="center")
-    write(axes, 12, 14, "Computed from the shape in config.json; bars to scale.", size=8.5, color=MUTED)
+    write(axes, 12, 14, "按 config.json 里的形状算出来的；长条按比例画。", size=8.5, color=MUTED)
     return figure
