@@ -38,7 +38,11 @@ def cases(exercise_id: str, *, right: list[Any], wrong: list[Any], extra: tuple[
 
 # 01 ------------------------------------------------------------------------------------------------------------------
 
-cases("01-1", right=[515, 515.2, "515 K", 515_200, "５１５"], wrong=[222, 605, 111, "一百", None, True, [515]])
+cases(
+    "01-1",
+    right=[515, 515.2, "515 K", 515_200, "５１５"],
+    wrong=[222, 605, 111, 543, 781, 503, 27.5, 251, "一百", None, True, [515]],
+)
 
 
 def after_loop(steps: Any) -> Any:
@@ -130,6 +134,9 @@ cases(
         lambda p, k, t, c: next((n for n in (1, 2, 4, 8) if ((p * 2 + k * t) / GIB + 1.5) / n <= c * 0.9), None),
         lambda p, k, t, c: next((n for n in range(1, 9) if (p * 2 + k * t) / GIB / n + 1.5 <= c * 0.9), None),
         lambda p, k, t, c: cards(p, k, t, c) or 16,
+        lambda p, k, t, c: next((n for n in (1, 2, 4, 8) if p * 2 / GIB / n + k * t / GIB + 1.5 <= c * 0.9), None),
+        lambda p, k, t, c: None if k > 100_000 else cards(p, k, t, c),
+        lambda p, k, t, c: None,
         lambda p, k, t, c: (p * 2 + k * t) / GIB,
     ],
 )

@@ -44,19 +44,40 @@ def fake_engine(class_dir: Path, nginx: str, tmp_path: Path, monkeypatch: pytest
 
 def test_start_status_stop(fake_engine: int, class_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert class_server.main(["start", "--port", str(fake_engine)]) == 0
-    assert f"TUTORIAL_BASE_URL=http://127.0.0.1:{fake_engine}\n" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"TUTORIAL_BASE_URL=http://127.0.0.1:{fake_engine}\n" in told
     assert class_server.main(["start", "--port", str(fake_engine)]) == 1
     assert "已经在运行" in capsys.readouterr().err
     assert class_server.main(["keys", "1"]) == 0  # takes effect at once
     new = capsys.readouterr().out.split()[1]
     assert raw(fake_engine, "GET", "/v1/models", bearer(new))[0] == 200
     front, engine, everything = both(class_dir)
+    assert f" 127.0.0.1:{engine.port}：" in told
     listening = {c.laddr.ip for p in everything for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
     assert listening == {"127.0.0.1"}
     if os.getuid() == 0:
         assert {p.username() for p in everything if p.ppid() == front.pid} == {"nobody"}
     assert class_server.main(["stop"]) == 0
     nothing_left(class_dir, everything, fake_engine, engine.port)
+
+
+def test_reload_says_whose_key_is_new_and_whose_is_gone_and_nothing_else(
+    fake_engine: int, class_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def says() -> str:
+        capsys.readouterr()
+        assert class_server.main(["reload"]) == 0
+        return capsys.readouterr().out
+
+    class_server.start(port=fake_engine)
+    file = class_dir / "keys.txt"
+    old = file.read_text().split()[1]
+    assert says() == "密钥没有变化。现在认 1 个密钥。\n"
+    file.write_text("anna 0123456789abcdef\nben 0123456789abcdeg\n")
+    assert says() == "新增 anna、ben；作废 learner-01。现在认 2 个密钥。\n"
+    assert raw(fake_engine, "GET", "/v1/models", bearer(old))[0] == 401
+    file.write_text("anna 0123456789abcdeh\nben 0123456789abcdeg\n")
+    assert says() == "新增 anna；作废 anna。现在认 2 个密钥。\n"
 
 
 @pytest.mark.parametrize("victim", ["nginx", "nginx's keeper", "vllm", "vllm's keeper"])

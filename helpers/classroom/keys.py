@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shlex
+import sys
 from importlib import resources
 from itertools import count, islice
 from pathlib import Path
@@ -12,9 +14,10 @@ from string import Template
 
 from helpers.errors import ServerError
 
-__all__ = ["KEYS_FILE", "add_keys", "read_keys", "write_conf", "write_map"]
+__all__ = ["COMMAND", "KEYS_FILE", "add_keys", "read_keys", "write_conf", "write_map"]
 
 KEYS_FILE = "keys.txt"
+COMMAND = f"{shlex.quote(sys.executable)} -m helpers.classroom.server"  # in any terminal, activated or not
 
 
 class _Conf(Template):
@@ -34,8 +37,9 @@ def read_keys(folder: Path) -> dict[str, str]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
-        make = "先运行：python -m helpers.classroom.server keys 30"
-        raise ServerError(f"读不了密钥文件 {file}（{type(error).__name__}）。{make}") from None
+        raise ServerError(
+            f"读不了密钥文件 {file}（{type(error).__name__}）。下一步，生成密钥：{COMMAND} keys 30"
+        ) from None
     keys: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#"):
@@ -65,10 +69,22 @@ def add_keys(folder: Path, how_many: int) -> dict[str, str]:
     return new
 
 
-def write_map(folder: Path) -> None:
-    """Write the keys as nginx reads them, Authorization header → name. Raises ServerError as `read_keys`."""
-    lines = (f'"~^(?i:Bearer) {key}$" "{name}";\n' for name, key in read_keys(folder).items())
-    _write(folder / "learners.conf", "".join(lines))
+def write_map(folder: Path) -> tuple[list[str], list[str]]:
+    """Write the keys as nginx reads them, Authorization header → name.
+
+    Returns:
+        The names with a key that was not in the file before, and those with one that is no longer in it.
+
+    Raises:
+        ServerError: as `read_keys`.
+    """
+    file = folder / "learners.conf"
+    lines = {f'"~^(?i:Bearer) {key}$" "{name}";\n': name for name, key in read_keys(folder).items()}
+    old = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
+    _write(file, "".join(lines))
+    return [name for line, name in lines.items() if line not in old], [
+        line.split('"')[3] for line in old if line not in lines
+    ]
 
 
 def write_conf(folder: Path, *, host: str, port: int, upstream_port: int, upstream_key: str) -> None:

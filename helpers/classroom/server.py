@@ -24,7 +24,7 @@ import httpx
 import psutil
 from filelock import Timeout
 
-from helpers.classroom.keys import add_keys, read_keys, write_conf, write_map
+from helpers.classroom.keys import COMMAND, add_keys, read_keys, write_conf, write_map
 from helpers.config import REPO_ROOT, get_profile
 from helpers.errors import ServerError, TutorialError
 from helpers.machine import free_port, lan_address, port_is_free
@@ -56,7 +56,7 @@ def start(*, host: str = "127.0.0.1", port: int = 6006) -> None:
     try:
         with front.locked(timeout_s=0):
             if front.living():
-                raise ServerError("班级服务器已经在运行。要换设置，先停掉它：python -m helpers.classroom.server stop")
+                raise ServerError(f"班级服务器已经在运行。要换设置，先停掉它：{COMMAND} stop")
             stop()  # what a killed one may have left
             if not port_is_free(port, host=host):
                 raise ServerError(
@@ -73,34 +73,44 @@ def stop() -> bool:
     state = front.read()
     if state is None:
         return False
-    engines = [(file, engine) for file in state_files() if (engine := file.read())]
+    engines = _engines(state)
     front.end(timeout_s=NGINX_TIMEOUT_S)
-    for file, engine in engines:
-        if (engine.pid, engine.create_time) in state.users:
-            with file.locked():  # its keeper may be ending it by now: wait for that
-                file.end()
+    for file, _ in engines:
+        with file.locked():  # its keeper may be ending it by now: wait for that
+            file.end()
     return True
 
 
-def reload() -> None:
+def reload() -> str:
     """Take over the keys file: from now on a removed key gets 401. Answers under way are finished.
+
+    Returns:
+        What has changed, one sentence for the instructor.
 
     Raises:
         ServerError: the file cannot be used, or there is no class server.
     """
-    write_map(CLASS_DIR)
     state = _front().living()
     if state is None:
-        raise ServerError("班级服务器没有在运行。启动它：python -m helpers.classroom.server start")
+        raise ServerError(f"班级服务器没有在运行。启动它：{COMMAND} start --host 0.0.0.0")
+    new, gone = write_map(CLASS_DIR)
     nginx = psutil.Process(state.pid)
     old = _workers(nginx)
     nginx.send_signal(signal.SIGHUP)
     if not _until(lambda: not old & _workers(nginx)):
         raise ServerError(f"nginx 没有接受新的密钥。请看日志 {state.log}。")
+    changes = [f"{word} {'、'.join(names)}" for word, names in (("新增", new), ("作废", gone)) if names]
+    return f"{'；'.join(changes) or '密钥没有变化'}。现在认 {len(read_keys(CLASS_DIR))} 个密钥。"
 
 
 def _front() -> StateFile:
     return StateFile(CLASS_DIR / "nginx.json")
+
+
+def _engines(front: State) -> list[tuple[StateFile, State]]:
+    """The vLLM behind this nginx, in a list: it may be gone."""
+    known = [(file, engine) for file in state_files() if (engine := file.read())]
+    return [(file, engine) for file, engine in known if (engine.pid, engine.create_time) in front.users]
 
 
 def _start(nginx: str, host: str, port: int) -> None:
@@ -193,8 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 start(host=str(chosen.host), port=chosen.port)
                 print(_describe())
             case "reload":
-                reload()
-                print(_describe())
+                print(reload())
             case "status":
                 print(_describe())
             case "stop":
@@ -222,11 +231,16 @@ def _describe() -> str:
         return (
             f"班级服务器的 nginx（pid {state.pid}）在运行，但没有在听端口。过几秒再看；还是这样，就看日志 {state.log}。"
         )
+    inner = "".join(
+        f"它后面的 vLLM 在 127.0.0.1:{engine.port}：只有这台机器上的人连得到，可那里有的接口不要密钥。\n"
+        for _, engine in _engines(state)
+    )
     plain = "" if address.ip == "127.0.0.1" else "注意：密钥和内容在网络上不加密，只在信得过的局域网里用。\n"
+    anywhere = address.ip == "0.0.0.0"
     return (
-        f"班级服务器在运行，认 {len(read_keys(CLASS_DIR))} 个密钥。密钥和日志在 {CLASS_DIR}。\n{plain}"
-        "学员设这两个变量：\n"
-        f"export TUTORIAL_BASE_URL=http://{lan_address() if address.ip == '0.0.0.0' else address.ip}:{address.port}\n"
+        f"班级服务器在运行，认 {len(read_keys(CLASS_DIR))} 个密钥。密钥和日志在 {CLASS_DIR}。\n{inner}{plain}"
+        f"学员设这两个变量{'（连不上这个地址，就换 hostname -I 列出的别的地址）' if anywhere else ''}：\n"
+        f"export TUTORIAL_BASE_URL=http://{lan_address() if anywhere else address.ip}:{address.port}\n"
         "export TUTORIAL_API_KEY=自己的密钥"
     )
 

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
 from helpers.exercises.judging import Judge, Wrong, call, kind, number, same, short
 
 __all__ = ["JUDGES"]
+
+GIB = 1024**3
+SLIPS_48 = {  # thousands of tokens, and the slip that leads there
+    111: "这是 24 GB 的卡的数：card_gib 还没有改成 48。",
+    222: "这是原来的两倍。权重和计算中间结果要的显存并没有跟着翻倍。",
+    605: "这是把 48 GiB 全用上的数：漏乘了 utilization。",
+    543: "太多了：计算中间结果的那一份（working_gib）没有减。",
+    781: "太多了：权重没有减。",
+    503: "单位不对：这里的 K 是一千，不是 1024。",
+    27.5: "这是 KV 缓存的 GiB 数。再除以每个 token 的字节数，就是能放多少个 token。",
+    251: "这是能同时放几个 2048 的请求。题目问的是上一行：多少 K 个 token。",
+}
 
 
 def bigger_card(answer: object) -> None:
@@ -17,11 +30,8 @@ def bigger_card(answer: object) -> None:
         thousands /= 1000
     if 514 <= thousands <= 516:
         return
-    if 220 <= thousands <= 224:
-        raise Wrong("这是原来的两倍。权重和计算中间结果要的显存并没有跟着翻倍。")
-    if 550 <= thousands <= 700:
-        raise Wrong("太多了。看看是不是漏乘了 utilization，或者漏减了一项。")
-    raise Wrong(f"{short(answer)} 不是第 3 节那几行算出来的数。")
+    slips = [says for value, says in SLIPS_48.items() if math.isclose(thousands, value, rel_tol=0.005)]
+    raise Wrong(slips[0] if slips else f"{short(answer)} 不是第 3 节那几行算出来的数。")
 
 
 NEEDS = {"0.7.1": "2.5.1", "0.32.0": "2.13.0"}
@@ -94,15 +104,39 @@ CARDS = [
 ]  # fmt: skip
 
 
+Need = Callable[[float, float, int], float]  # GiB on each of n cards, from weights and KV cache in GiB
+SLIPS_CARDS: list[tuple[Need, str]] = [
+    (lambda weights, kv, n: weights / n + kv + 1.5, "KV 缓存也由几块卡分担，你让每块卡都放了整份。"),
+    (lambda weights, kv, n: weights + kv / n + 1.5, "权重也由几块卡分担，你让每块卡都放了整份。"),
+    (lambda weights, kv, n: weights + kv + 1.5, "权重和 KV 缓存都由几块卡分担，你让每块卡都放了整份。"),
+    (lambda weights, kv, n: (weights + kv + 1.5) / n, "1.5 GiB 是每块卡都要留的，不能由几块卡分担。"),
+    (lambda weights, kv, n: (weights + kv) / n, "每块卡要留 1.5 GiB，而且只能用九成：这两条你漏了一条。"),
+    (lambda weights, kv, n: weights / n + 1.5, "只算了权重，没有算 KV 缓存。"),
+    (lambda weights, kv, n: weights / 2 / n + kv / n + 1.5, "bf16 的一个参数是 2 字节，你只算了 1 字节。"),
+]
+
+
 def how_many_cards(cards: object) -> None:
-    for (parameters, kv_bytes, tokens, card_gib), wanted, about in CARDS:
-        value = call(cards, parameters, kv_bytes, tokens, card_gib, about=about)
+    values = [call(cards, *arguments, about=about) for arguments, _, about in CARDS]
+    if values == [None] * len(CARDS):
+        raise Wrong("不管给什么，函数都返回 None。是不是漏了 return，或者单位没有换成 GiB？")
+    for need, says in SLIPS_CARDS:
+        if values == [_fewest(need, *arguments) for arguments, *_ in CARDS]:
+            raise Wrong(says)
+    for value, (_, wanted, about) in zip(values, CARDS, strict=True):
         if wanted is None:
             if value is not None:
                 raise Wrong(f"{about}，8 块也放不下，函数却返回 {short(value)}。")
             continue
+        if value is None:
+            raise Wrong(f"{about}，8 块以内放得下，函数却返回 None。看看每块卡上是不是算多了。")
         note = "太少了，每块卡上的几项加起来超过了上限。" if value and value < wanted else "用不了那么多。"
         same(value, wanted, about=about, note=note)
+
+
+def _fewest(need: Need, parameters: int, kv_bytes: int, tokens: int, card_gib: float) -> int | None:
+    weights, kv = parameters * 2 / GIB, kv_bytes * tokens / GIB
+    return next((n for n in (1, 2, 4, 8) if need(weights, kv, n) <= card_gib * 0.9), None)
 
 
 JUDGES: dict[str, Judge] = {
