@@ -6,10 +6,10 @@ import sys
 from importlib.util import find_spec
 
 
-def _wrong_python(version, missing):  # type: ignore[no-untyped-def]  # any Python 3 must get as far as its answer
+def _wrong_python(missing: "list[str]") -> str:  # any Python 3 must get as far as its answer
     """One line for a Python that cannot run the course: which one it is, and which to take."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    number = ".".join(str(part) for part in version[:3])
+    number = ".".join(str(part) for part in sys.version_info[:3])
     why = "没有装课程的包（缺 {}）".format("、".join(missing)) if missing else "太旧，课程要 3.11 以上"
     what = f"这个 Python {why}：{sys.executable}，版本 {number}。"
     if "ipykernel" in sys.modules:
@@ -22,7 +22,7 @@ def _wrong_python(version, missing):  # type: ignore[no-untyped-def]  # any Pyth
 
 _missing = [name for name in ("filelock", "httpx", "packaging", "psutil", "tqdm", "yaml") if find_spec(name) is None]
 if _missing or sys.version_info < (3, 11):
-    _message = _wrong_python(sys.version_info, _missing)
+    _message = _wrong_python(_missing)
     if sys.argv[:1] == ["-m"]:  # `python -m helpers.…` is looking for its module: no traceback
         sys.exit(_message)
     raise ImportError(_message)

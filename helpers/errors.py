@@ -8,6 +8,10 @@ __all__ = [
 class TutorialError(Exception):
     """Base class of every error raised on purpose by `helpers`."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows of it: the sentence. The frames lead nowhere, for nothing is wrong with the code."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class ConfigError(TutorialError):
     """An environment variable or argument has a value that the course cannot use."""

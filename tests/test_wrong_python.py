@@ -21,7 +21,9 @@ def test_a_python_without_packages_gets_one_line() -> None:
 @pytest.mark.parametrize(("kernel", "words"), [(False, "make doctor"), (True, "vLLM Tutorial")])
 def test_importing_says_it_too(kernel: bool, words: str) -> None:
     code = f"import sys; sys.modules.update(ipykernel=sys) if {kernel} else None; from helpers import exercises"
-    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=REPO_ROOT, check=False)
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=REPO_ROOT, check=False
+    )
     last = done.stderr.splitlines()[-1]
     assert last.startswith("ImportError") and words in last
 

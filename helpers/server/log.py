@@ -11,6 +11,7 @@ __all__ = ["PHASES", "diagnose", "last_error", "phase", "tail"]
 
 TAIL_BYTES = 200_000
 ERROR_LINES = 8
+LINE_CHARACTERS = 300
 
 # (what the log says, what is going on from there); the one that occurs last in the log counts
 PHASES = [
@@ -55,11 +56,11 @@ def last_error(log: str) -> str:
     """The error that ended the start, as the engine, a worker or the command itself reported it.
 
     Returns:
-        Its line and those that belong to it, without prefixes; empty where the log holds none. An error that only
+        Its line and those that belong to it, without prefixes, cut where they are long; empty where the log holds none. An error that only
         points to another ("See root cause above") is left out, and so is everything before a finished start.
     """
     found = _errors(log)
-    return found[-1][0] if found else ""
+    return "\n".join(line[:LINE_CHARACTERS] for line in found[-1][0].splitlines()) if found else ""
 
 
 def diagnose(log: str) -> tuple[str, str] | None:

@@ -31,9 +31,15 @@ def why(what: str, log_file: Path, passed: Refusal | None) -> str:
         what: what was seen of it.
         passed: the server that kept us from the port asked for: it may also keep the memory.
     """
-    known = server_log.diagnose(server_log.tail(log_file))
-    reason, todo = known or ("", "在日志里从下往上找，引擎进程（EngineCore）自己报的那一行 Error，多半就是原因。")
+    log = server_log.tail(log_file)
+    reason, todo = server_log.diagnose(log) or (
+        "",
+        "在日志里从下往上找，引擎进程（EngineCore）自己报的那一行 Error，多半就是原因；拿它去搜。",
+    )
     if passed:
         todo += f"\n先前的端口{passed.why}，它也占着内存或显存。不用它的话，在终端里停掉它：{passed.stop}"
-    tail = server_log.tail(log_file, lines=LOG_LINES)
-    return f"{what}{reason}\n下一步：{todo}\n这次的日志留在 {log_file}，最后几行：\n{tail}"
+    error = server_log.last_error(log)
+    shown = (
+        f"引擎自己报的最后一个错误：\n{error}" if error else f"最后几行：\n{server_log.tail(log_file, lines=LOG_LINES)}"
+    )
+    return f"{what}{reason}\n下一步：{todo}\n这次的日志留在 {log_file}。{shown}"
