@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from helpers.server.causes import CAUSES, MISSING_PACKAGE
+import yaml
 
 __all__ = ["PHASES", "diagnose", "last_error", "phase", "tail"]
 
 TAIL_BYTES = 200_000
 ERROR_LINES = 8
 LINE_CHARACTERS = 300
+
+CAUSES: list[dict[str, str]] = yaml.safe_load(Path(__file__).with_name("causes.yaml").read_text(encoding="utf-8"))
+MISSING_PACKAGE = r"No module named '(?!vllm)([\w.]+)'"  # one of them
 
 # (what the log says, what is going on from there); the one that occurs last in the log counts
 PHASES = [
@@ -56,8 +59,9 @@ def last_error(log: str) -> str:
     """The error that ended the start, as the engine, a worker or the command itself reported it.
 
     Returns:
-        Its line and those that belong to it, without prefixes, cut where they are long; empty where the log holds none. An error that only
-        points to another ("See root cause above") is left out, and so is everything before a finished start.
+        Its line and those that belong to it, without prefixes, cut where they are long; empty where the log holds none.
+        An error that only points to another ("See root cause above") is left out, and so is everything before a
+        finished start.
     """
     found = _errors(log)
     return "\n".join(line[:LINE_CHARACTERS] for line in found[-1][0].splitlines()) if found else ""
@@ -68,11 +72,11 @@ def diagnose(log: str) -> tuple[str, str] | None:
     found = _errors(log)
     chain = [found[-1][0], *found[-1][1]] if found else []
     for depth, error in enumerate(chain):
-        for pattern, what, todo in CAUSES:
-            known = re.search(pattern, error, re.IGNORECASE)
-            if known and not (pattern == MISSING_PACKAGE and depth):  # tried and done without
+        for cause in CAUSES:
+            known = re.search(cause["error"], error, re.IGNORECASE)
+            if known and not (cause["error"] == MISSING_PACKAGE and depth):  # tried and done without
                 groups = [group or "" for group in known.groups()]
-                return what.format(*groups), todo.format(*groups)
+                return cause["what"].format(*groups), cause["todo"].format(*groups)
     if not chain and (died := DEAD_BY_SIGNAL.search(log)):
         return _signal(-int(died[1]))
     return None
