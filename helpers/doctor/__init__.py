@@ -1,7 +1,7 @@
 """Is this machine ready for the course? One line per check: OK, WARN or FAIL, and the command that mends it.
 
 `python -m helpers.doctor` prints the table (`--json`: for scripts) and exits with 1 if a check fails. `probe` reads
-the machine; `install`, `host` and `gpu` judge what was read; here the two meet. Neither torch nor vLLM is
+the machine; `install`, `host`, `system` and `gpu` judge what was read; here the two meet. Neither torch nor vLLM is
 imported. Introduced in notebook 01.
 """
 
@@ -11,13 +11,14 @@ import os
 import platform
 import shutil
 import sys
+import sysconfig
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from helpers.config import AUTODL_DATA_DISK, REPO_ROOT, Profile
 from helpers.doctor import gpu as card
-from helpers.doctor import host, install, probe
+from helpers.doctor import host, install, probe, system
 from helpers.doctor.check import Check, ok, render, warned
 from helpers.errors import ConfigError, ModelError
 from helpers.machine import ask_smi, free_port, installed_version
@@ -69,9 +70,14 @@ def run_checks(profile: Profile) -> list[Check]:
             total_bytes=total, available_bytes=available,
             utilization=None if on_gpu else profile.gpu_memory_utilization)),
         (host.SHM, lambda: host.check_shm(probe.shm_bytes())),
-        (host.COMPILER, lambda: host.check_compiler(
-            probe.compiler(), gpu=on_gpu, lacks=probe.missing_tools(profile.engine_env["PATH"]),
-            flashinfer=profile.engine_env.get("VLLM_USE_FLASHINFER_SAMPLER") not in (None, "0"))),
+        (system.WSL, lambda: system.check_wsl(platform.release(), os.environ, gpu=on_gpu)),
+        (system.GLIBC, lambda: system.check_glibc(platform.libc_ver(), gpu=on_gpu)),
+        (host.COMPILER, lambda: host.check_compiler(probe.compiler(), gpu=on_gpu)),
+        (system.HEADERS, lambda: system.check_headers(
+            Path(sysconfig.get_path("include")), version=sys.version_info[:2], gpu=on_gpu)),
+        (system.FLASHINFER, lambda: system.check_flashinfer(
+            probe.missing_tools(profile.engine_env["PATH"]), gpu=on_gpu,
+            switched_on=profile.engine_env.get("VLLM_USE_FLASHINFER_SAMPLER") not in (None, "0"))),
         (host.DISK, lambda: _disk(profile, model)),
         (install.MODEL, lambda: install.check_model_files(profile, found_at=model, problem=problem)),
         (host.PROXY, lambda: host.check_proxy(os.environ)),

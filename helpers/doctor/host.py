@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,6 +23,7 @@ __all__ = [
 DISK, PROXY, PORT, SHM, CPU, RAM = "磁盘", "代理", "端口", "共享内存", "CPU", "内存"
 COMPILER, LEFTOVERS = "C 编译器", "遗留的 vLLM 进程"
 NO_PROXY: Final = "export NO_PROXY=localhost,127.0.0.1 no_proxy=localhost,127.0.0.1"
+UNREADABLE: Final = re.compile(r"[^!-~]|^(?!\w+://).*\[|:.*/\d")  # in NO_PROXY; httpx then makes no client at all
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,11 @@ def check_proxy(environ: Mapping[str, str]) -> Check:
         found = "；".join(f"{name} {problem}" for name, problem in broken.items())
         return failed(PROXY, f"{found}，httpx 和 OpenAI SDK 连 localhost 也用不了；笔记本里会自己去掉它",
                       f"unset {' '.join(broken)}（还要代理的话，改写成 http://主机:端口）")  # fmt: skip
+    unread = [entry for entry in re.split(r"[,\s]+", f"{environ.get('no_proxy', '')},{environ.get('NO_PROXY', '')}")
+              if UNREADABLE.search(entry)]  # fmt: skip
+    if unread:
+        found = f"NO_PROXY 里的 {'、'.join(dict.fromkeys(unread))} 让 httpx 和 OpenAI SDK 出错（Invalid port）；"
+        return warned(PROXY, f"{found}笔记本会自己去掉它，终端里的程序不会", NO_PROXY)
     proxies: dict[str, str] = {}
     for name in sorted(environ):  # upper case sorts first, so that lower case wins, as in urllib and curl
         scheme, _, kind = name.lower().rpartition("_")
@@ -148,20 +155,11 @@ def cgroup_free(root: Path) -> int | None:
         return None
 
 
-def check_compiler(path: str | None, *, gpu: bool, flashinfer: bool = False, lacks: Sequence[str] = ()) -> Check:
-    """Triton (GPU), torch.compile and, where it is switched on, FlashInfer build small kernels while vLLM starts.
-
-    Args:
-        path: of the C compiler that was found.
-        flashinfer: its sampler is switched on (the course switches it off).
-        lacks: which of FlashInfer's tools, `ninja` and `nvcc`, are not on PATH.
-    """
-    if gpu and flashinfer and lacks:
-        found = f"VLLM_USE_FLASHINFER_SAMPLER 开着，第一次启动要编译，可是找不到 {'、'.join(lacks)}"
-        return failed(COMPILER, found, "export VLLM_USE_FLASHINFER_SAMPLER=0（速度一样）")
+def check_compiler(path: str | None, *, gpu: bool) -> Check:
+    """Triton (GPU) and torch.compile build small kernels while vLLM starts. `path`: of the C compiler."""
     if path:
         return ok(COMPILER, path)
-    fix = "apt-get update && apt-get install -y build-essential"
+    fix = "apt-get update && apt-get install -y build-essential（不是 root：前面加 sudo）"
     if gpu:
         return failed(COMPILER, "没有 gcc：启动时会报 Failed to find C compiler", fix)
     return warned(COMPILER, "没有 gcc：只能带 --enforce-eager 运行（本课程在 CPU 上正是这样）", fix)
