@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -211,9 +212,34 @@ def test_memory_for_weights_and_kv():
 
 
 def free(text: str, apps: str = "", *, server: bool = False, needed: float = 15.8) -> Check:
-    return card.check_gpu_free(
-        gpu(text), card.parse_apps(apps), needed_gib=needed, utilization=0.9, course_server=server
-    )
+    holders = [replace(app, mine=True) for app in card.parse_apps(apps)]
+    return card.check_gpu_free(gpu(text), holders, needed_gib=needed, utilization=0.9, course_server=server)
+
+
+def test_no_kill_for_the_process_of_another_user():
+    mine, theirs = card.parse_apps(H200_APPS + H200_APPS.replace("406", "77"))
+    mine, theirs = replace(mine, mine=True), replace(theirs, about="用户 alice，文件夹 /home/alice，运行了 3.0 小时")
+    check = card.check_gpu_free(gpu(H200), [theirs], needed_gib=60, utilization=0.9, course_server=False)
+    assert "kill" not in check.fix
+    assert "（用户 alice，文件夹 /home/alice，运行了 3.0 小时）" in check.found
+    both = card.check_gpu_free(gpu(H200), [theirs, mine], needed_gib=60, utilization=0.9, course_server=False)
+    assert "kill 406；别人的进程" in both.fix
+
+
+def test_who_holds_the_card_comes_from_the_process(tmp_path, monkeypatch):
+    child = subprocess.Popen(["sleep", "60"], cwd=tmp_path)
+    try:
+        app = card.GpuApp(child.pid, "/usr/bin/sleep", 3.0, "GPU-aa")
+        found, = probe.with_owners([app])  # fmt: skip
+        assert found.mine
+        assert found.about == f"用户 {psutil.Process().username()}，文件夹 {tmp_path}，运行了 0 分钟"
+        assert probe.with_owners([replace(app, name="python3")]) == [replace(app, name="python3")]  # another namespace
+        monkeypatch.setattr(os, "getuid", lambda: 54321)
+        assert [other.mine for other in probe.with_owners([app])] == [False]
+    finally:
+        child.kill()
+        child.wait()
+    assert probe.with_owners([app]) == [app]
 
 
 def test_free_memory_and_who_holds_the_rest():
@@ -403,6 +429,7 @@ def test_leftovers():
     assert check.status == "WARN"
     assert "VLLM::EngineCor（PID 9）" in check.found
     assert check.fix.endswith("kill 9")
+    assert f"cd {REPO_ROOT} && {sys.executable} -m helpers.server stop" in check.fix
 
 
 @pytest.mark.parametrize(
@@ -584,6 +611,55 @@ def test_course_pids_need_the_recorded_start_time(tmp_path, monkeypatch):
         for process in [*psutil.Process(child.pid).children(recursive=True), psutil.Process(child.pid)]:
             process.kill()
         child.wait()
+
+
+def listed(pids: set[int], course: set[int] = frozenset()) -> list[host.VllmProcess]:
+    """What the doctor lists of `pids`, once each of them runs the program it was started for."""
+    return [process for process in probe.vllm_processes(set(course)) if process.pid in pids]
+
+
+@pytest.fixture
+def orphan(tmp_path):
+    """`timeout 60 vllm serve … --port 8231` as somebody left it: the wrapper, and below it the server."""
+    program = tmp_path / "vllm"
+    program.write_text("print(flush=True)\nimport time; time.sleep(60)\n")
+    command = ["timeout", "60", sys.executable, str(program), "serve", "/models/r1", "--port", "8231"]
+    wrapper = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stdout=subprocess.PIPE)
+    try:
+        assert wrapper.stdout is not None
+        wrapper.stdout.readline()
+        child, = psutil.Process(wrapper.pid).children()  # fmt: skip
+        yield wrapper.pid, child
+    finally:
+        for process in [*psutil.Process(wrapper.pid).children(), psutil.Process(wrapper.pid)]:
+            process.kill()
+        wrapper.communicate()
+
+
+def test_orphan_server_is_told_from_others(orphan, tmp_path, monkeypatch):
+    wrapper, server = orphan
+    found, = listed({wrapper, server.pid})  # fmt: skip
+    assert (found.pid, found.owner) == (server.pid, "unknown")
+    assert found.about == f"端口 8231，文件夹 {tmp_path}，运行了 0 分钟"
+    assert f"kill {server.pid}" in host.check_leftovers([found]).fix
+    assert [process.owner for process in listed({server.pid}, {server.pid})] == ["course"]
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    assert listed({wrapper, server.pid}) == []
+
+
+def test_zombie_is_no_leftover(tmp_path):
+    program = tmp_path / "vllm"
+    program.write_text("print(flush=True)\ninput()\n")
+    command = [sys.executable, str(program), "serve"]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    assert child.stdin is not None and child.stdout is not None
+    child.stdout.readline()
+    assert [process.pid for process in listed({child.pid})] == [child.pid]
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, but still in the table
+    assert psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE
+    assert listed({child.pid}) == []
+    child.communicate()
 
 
 def test_orphan_engine_is_found():

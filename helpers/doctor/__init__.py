@@ -110,7 +110,7 @@ def _gpu_checks(
             gpus[0], weights_gib=size.weights_gib, kv_bytes_per_token=size.kv_bytes_per_token,
             max_model_len=profile.max_model_len, utilization=profile.gpu_memory_utilization)),
         (card.FREE, lambda: card.check_gpu_free(
-            gpus[0], card.parse_apps(apps.output), needed_gib=size.weights_gib + RUNTIME_GIB + kv_gib,
+            gpus[0], probe.with_owners(card.parse_apps(apps.output)), needed_gib=size.weights_gib + RUNTIME_GIB + kv_gib,
             utilization=profile.gpu_memory_utilization, course_server=course_server)),
     ]  # fmt: skip
 

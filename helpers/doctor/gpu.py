@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from helpers.doctor.check import Check, failed, ok, warned
+from helpers.doctor.check import PYTHON_HERE, Check, failed, ok, warned
 from helpers.machine import SmiAnswer
 from helpers.models.size import GIB, RUNTIME_GIB
 
@@ -22,7 +22,7 @@ APP_QUERY: Final = "pid,used_memory,gpu_uuid,process_name"
 DRIVER, CARD, FIT, FREE = "显卡驱动", "显卡型号", "显存够不够", "空闲显存"
 USE_CPU: Final = "没有显卡也能学：export TUTORIAL_PROFILE=classroom"
 CU129: Final = (
-    'pip install "vllm=={version}+cu129" --extra-index-url https://wheels.vllm.ai/{version}/cu129'
+    '{python} -m pip install "vllm=={version}+cu129" --extra-index-url https://wheels.vllm.ai/{version}/cu129'
     " --extra-index-url https://download.pytorch.org/whl/cu129"
 )
 # What nvidia-smi says when it cannot answer → what that means, and the next step.
@@ -62,12 +62,18 @@ class Gpu:
 
 @dataclass(frozen=True)
 class GpuApp:
-    """A process that holds memory of the card `gpu_uuid`."""
+    """A process that holds memory of the card `gpu_uuid`.
+
+    `mine`: this user's, and surely the one that the driver means (a container counts its processes anew).
+    `about` tells it from others: user, folder, age.
+    """
 
     pid: int
     name: str
     used_gib: float | None
     gpu_uuid: str
+    mine: bool = False
+    about: str = ""
 
 
 def parse_gpus(text: str) -> list[Gpu]:
@@ -130,7 +136,7 @@ def check_driver(answer: SmiAnswer, gpus: Sequence[Gpu], *, vllm_version: str | 
         return ok(DRIVER, f"{driver}，装的是配套的 vllm {vllm_version}（CUDA 12.9）")
     if major >= 525:
         found = f"{driver} 低于 580，带不动 PyPI 上的 CUDA 13 安装包，要 CUDA 12.9 的"
-        return failed(DRIVER, found, CU129.format(version=pinned))
+        return failed(DRIVER, found, CU129.format(python=PYTHON_HERE, version=pinned))
     return failed(
         DRIVER,
         f"{driver} 太旧：vllm {pinned} 至少要 525（CUDA 12.9），最好 580（CUDA 13）",
@@ -196,15 +202,19 @@ def check_gpu_free(
     if course_server:
         return ok(FREE, f"{gpu.free_gib:.1f} GiB，本课程的服务正在用这张卡")
     holders = [app for app in apps if app.gpu_uuid == gpu.uuid]
-    names = [f"PID {a.pid} {a.name}" + (f" {a.used_gib:.1f} GiB" if a.used_gib else "") for a in holders]
+    names = [" ".join(filter(None, [f"PID {app.pid} {app.name}", app.used_gib and f"{app.used_gib:.1f} GiB"]))
+             + (f"（{app.about}）" if app.about else "") for app in holders]  # fmt: skip
     who = "占着的是 " + "、".join(names) if names else "看不到是谁占着（容器里常见）"
-    kill = "确认是自己的进程后：kill " + " ".join(str(app.pid) for app in holders)
+    mine = [str(app.pid) for app in holders if app.mine]
+    ways = [f"不再用它的话：kill {' '.join(mine)}"] if mine else []
     if gpu.free_gib >= needed_gib:
         smaller = math.floor(gpu.free_gib / gpu.total_gib * 100) / 100
-        fix = f"export TUTORIAL_GPU_MEMORY_UTILIZATION={smaller:g}" + (f"；或者，{kill}" if holders else "")
-    else:
-        fix = kill if holders else "关掉其他笔记本的内核再试；还不行就重启实例"
-    return failed(FREE, f"{gpu.free_gib:.1f} GiB，vLLM 启动时要 {share:.1f} GiB；{who}", fix)
+        ways.insert(0, f"export TUTORIAL_GPU_MEMORY_UTILIZATION={smaller:g}")
+    if len(mine) < len(holders):
+        ways.append("别人的进程：请主人停下，或者换一张卡、换一台机器")
+    if not ways:
+        ways.append("关掉其他笔记本的内核再试；还不行就重启实例")
+    return failed(FREE, f"{gpu.free_gib:.1f} GiB，vLLM 启动时要 {share:.1f} GiB；{who}", "；".join(ways))
 
 
 def _gib(text: str) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,8 +12,8 @@ from pathlib import Path
 from typing import Final
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # missing in typeshed
 
-from helpers.config import unusable_proxies
-from helpers.doctor.check import Check, failed, ok, warned
+from helpers.config import REPO_ROOT, unusable_proxies
+from helpers.doctor.check import PYTHON_HERE, Check, failed, ok, warned
 from helpers.models.size import GIB
 
 __all__ = [
@@ -173,7 +174,7 @@ def check_leftovers(processes: Sequence[VllmProcess]) -> Check:
             f"{process.name}（{'，'.join(filter(None, [f'PID {process.pid}', process.about]))}）"
             for process in strangers
         )
-        fix = "python -m helpers.server stop；还在的话，确认是自己的进程后：kill "
+        fix = f"cd {shlex.quote(str(REPO_ROOT))} && {PYTHON_HERE} -m helpers.server stop；还在，又不再用它的话：kill "
         return warned(
             LEFTOVERS, f"{found}：没有笔记本、终端或本课程的服务在管", fix + " ".join(str(p.pid) for p in strangers)
         )
