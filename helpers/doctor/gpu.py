@@ -13,7 +13,7 @@ from helpers.models.size import GIB, RUNTIME_GIB
 
 __all__ = [
     "APP_QUERY", "GPU_QUERY", "Gpu", "GpuApp", "check_capability", "check_driver",
-    "check_gpu_fit", "check_gpu_free", "parse_apps", "parse_gpus", "visible_gpus",
+    "check_gpu_fit", "check_gpu_free", "parse_apps", "parse_gpus"
 ]  # fmt: skip
 
 # The name stands last: it alone may hold a comma.
@@ -24,6 +24,15 @@ USE_CPU: Final = "没有显卡也能学：export TUTORIAL_PROFILE=classroom"
 CU129: Final = (
     '{python} -m pip install "vllm=={version}+cu129" --extra-index-url https://wheels.vllm.ai/{version}/cu129'
     " --extra-index-url https://download.pytorch.org/whl/cu129"
+)
+RESTART: Final = "重启机器；AutoDL：在控制台重启实例，还不行就换一台"
+LOST: Final = (
+    "GPU is lost",
+    "Unable to determine the device handle",
+    "requires reset",
+    "fallen off",
+    "Unknown Error",
+    "ERR!",
 )
 # What nvidia-smi says when it cannot answer → what that means, and the next step.
 SMI_ERRORS: Final = (
@@ -36,9 +45,9 @@ SMI_ERRORS: Final = (
     ("Library Not Found", "容器里没有驱动的库", "docker run --gpus all（主机要装 nvidia-container-toolkit）"),
     ("Function Not Found", "nvidia-smi 和驱动的版本不一样", "重启机器（或容器）"),
     ("is not a valid field", "驱动太旧，nvidia-smi 还不会回答这些问题", "换新的镜像或机器，驱动 ≥ 580"),
-    ("GPU is lost", "显卡掉线了", "重启机器；AutoDL：在控制台重启实例，还不行就换一台"),
-    ("Unable to determine the device handle", "显卡掉线了", "重启机器；AutoDL：在控制台重启实例，还不行就换一台"),
-    ("requires reset", "显卡出错，要复位", "重启机器；AutoDL：在控制台重启实例，还不行就换一台"),
+    ("GPU is lost", "显卡掉线了", RESTART),
+    ("Unable to determine the device handle", "显卡掉线了", RESTART),
+    ("requires reset", "显卡出错，要复位", RESTART),
     ("version mismatch", "驱动更新后还没有重启：内核里的版本和库的版本不一样", "重启机器（或容器）"),
     ("No devices", "驱动在，但没有分到显卡", f"AutoDL：关机，再以有卡模式开机；{USE_CPU}"),
     ("Unknown Error", "容器和显卡失去了联系", "重启容器；AutoDL：在控制台重启实例"),
@@ -58,6 +67,7 @@ class Gpu:
     free_gib: float | None
     capability: tuple[int, int] | None
     mig: bool = False
+    lost: bool = False  # an error stands where numbers should be
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,17 @@ def parse_gpus(text: str) -> list[Gpu]:
         if len(fields) == 8 and fields[0].isdigit():
             index, uuid, driver, total, free, capability, mig, name = fields
             gpus.append(
-                Gpu(int(index), uuid, name, driver, _gib(total), _gib(free), _capability(capability), mig == "Enabled")
+                Gpu(
+                    int(index),
+                    uuid,
+                    name,
+                    driver,
+                    _gib(total),
+                    _gib(free),
+                    _capability(capability),
+                    mig == "Enabled",
+                    any(text in line for text in LOST),
+                )
             )
     return gpus
 
@@ -95,23 +115,8 @@ def parse_apps(text: str) -> list[GpuApp]:
     return [GpuApp(int(row[0]), row[3], _gib(row[1]), row[2]) for row in rows if len(row) == 4 and row[0].isdigit()]
 
 
-def visible_gpus(gpus: Sequence[Gpu], cuda_visible_devices: str | None) -> list[Gpu]:
-    """The cards that CUDA will use, in its order; like CUDA, stop at the first entry that names no card."""
-    if cuda_visible_devices is None:
-        return list(gpus)
-    chosen: list[Gpu] = []
-    for entry in (part.strip() for part in cuda_visible_devices.split(",")):
-        match = [gpu for gpu in gpus if entry and (str(gpu.index) == entry or gpu.uuid.startswith(entry))]
-        if entry.startswith("MIG-"):
-            match = [gpu for gpu in gpus if gpu.mig]
-        if not match:
-            break
-        chosen.append(match[0])
-    return chosen
-
-
 def check_driver(answer: SmiAnswer, gpus: Sequence[Gpu], *, vllm_version: str | None, pinned: str) -> Check:
-    """Does the driver answer, and does the installed vLLM wheel match it? `gpus`: those that CUDA may use."""
+    """Does the driver answer for all `gpus`, and does the installed vLLM wheel match it?"""
     if answer.status is None:
         return failed(DRIVER, "没有 nvidia-smi：没装 NVIDIA 驱动，或者这台机器没有显卡", USE_CPU)
     if answer.status == 124:
@@ -119,12 +124,25 @@ def check_driver(answer: SmiAnswer, gpus: Sequence[Gpu], *, vllm_version: str | 
     for message, found, fix in SMI_ERRORS:
         if message.lower() in answer.output.lower() and not gpus:
             return failed(DRIVER, found, fix)
-    if not gpus and parse_gpus(answer.output):
-        return failed(DRIVER, "有显卡，但 CUDA_VISIBLE_DEVICES 把它们都挡住了", "unset CUDA_VISIBLE_DEVICES")
     if not gpus:
-        return failed(DRIVER, f"看不懂 nvidia-smi 的回答：{answer.output.strip()[:120]!r}", "nvidia-smi")
-    driver = gpus[0].driver
-    major = int(driver.split(".")[0]) if driver.split(".")[0].isdigit() else 0
+        said = f"：{answer.output.strip()[:120]!r}" if answer.output.strip() else "，它什么也没有说"
+        fix = "运行 nvidia-smi：它也报错，就重启机器（AutoDL：在控制台重启实例）；它正常，就把这一行发到本课程的 issue"
+        return failed(DRIVER, f"看不懂 nvidia-smi 的回答（退出码 {answer.status}）{said}", fix)
+    driver = next((gpu.driver for gpu in gpus if gpu.driver[:1].isdigit()), "")
+    if not driver:
+        return warned(DRIVER, "nvidia-smi 没有说驱动是哪一版",
+                      "cat /proc/driver/nvidia/version（要 580 以上；装的是 +cu129 的包：575 以上）")  # fmt: skip
+    check = _judge_driver(driver, vllm_version=vllm_version, pinned=pinned)
+    if check.status == "OK" and any(text.lower() in answer.output.lower() for text in LOST):
+        found = (
+            f"{driver}；有显卡掉线了，还在回答的有 {sum(not gpu.lost for gpu in gpus)} 块，CUDA 可能因此一块也用不了"
+        )
+        return warned(DRIVER, found, RESTART)
+    return check
+
+
+def _judge_driver(driver: str, *, vllm_version: str | None, pinned: str) -> Check:
+    major = int(driver.split(".")[0])
     local = (vllm_version or "").partition("+")[2]
     if major >= 580:
         return ok(DRIVER, f"{driver}，可以用 CUDA 13 的安装包（PyPI 上的 vllm {pinned}）")
@@ -146,6 +164,8 @@ def check_driver(answer: SmiAnswer, gpus: Sequence[Gpu], *, vllm_version: str | 
 
 def check_capability(gpu: Gpu, *, dtype: str) -> Check:
     """Is the card new enough for this vLLM, and for the dtype?"""
+    if gpu.lost:
+        return failed(CARD, f"{gpu.name}，nvidia-smi 读不到它的状态：掉线了或者出错了", RESTART)
     if gpu.capability is None:
         return warned(
             CARD, f"{gpu.name}，驱动没有给出计算能力", "到 https://developer.nvidia.com/cuda-gpus 查：要 7.5 以上"
@@ -202,7 +222,7 @@ def check_gpu_free(
     if course_server:
         return ok(FREE, f"{gpu.free_gib:.1f} GiB，本课程的服务正在用这张卡")
     holders = [app for app in apps if app.gpu_uuid == gpu.uuid]
-    names = [" ".join(filter(None, [f"PID {app.pid} {app.name}", app.used_gib and f"{app.used_gib:.1f} GiB"]))
+    names = [" ".join(filter(None, [f"PID {app.pid} {app.name}", f"{app.used_gib:.1f} GiB" if app.used_gib else ""]))
              + (f"（{app.about}）" if app.about else "") for app in holders]  # fmt: skip
     who = "占着的是 " + "、".join(names) if names else "看不到是谁占着（容器里常见）"
     mine = [str(app.pid) for app in holders if app.mine]
