@@ -233,7 +233,13 @@ def test_no_kill_for_the_process_of_another_user():
     mine, theirs = replace(mine, mine=True), replace(theirs, about="用户 alice，文件夹 /home/alice，运行了 3.0 小时")
     check = card.check_gpu_free(gpu(H200), [theirs], needed_gib=60, utilization=0.9, course_server=False)
     assert "kill" not in check.fix
+    assert "请主人停下" in check.fix
     assert "（用户 alice，文件夹 /home/alice，运行了 3.0 小时）" in check.found
+    hidden = card.check_gpu_free(
+        gpu(H200), card.parse_apps(H200_APPS), needed_gib=60, utilization=0.9, course_server=False
+    )
+    assert "kill" not in hidden.fix
+    assert "看不出是谁的" in hidden.fix
     both = card.check_gpu_free(gpu(H200), [theirs, mine], needed_gib=60, utilization=0.9, course_server=False)
     assert "kill 406；别人的进程" in both.fix
 
@@ -662,18 +668,22 @@ def test_orphan_server_is_told_from_others(orphan, tmp_path, monkeypatch):
 
 
 def test_zombie_is_no_leftover(tmp_path):
-    program = tmp_path / "vllm"
-    program.write_text("print(flush=True)\ninput()\n")
-    command = [sys.executable, str(program), "serve"]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    program = tmp_path / "VLLM::EngineCor"  # a dead process keeps its name, but not its command line
+    program.symlink_to("/bin/cat")
+    child = subprocess.Popen([str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
     assert child.stdin is not None and child.stdout is not None
-    child.stdout.readline()
-    assert [process.pid for process in listed({child.pid})] == [child.pid]
-    child.kill()
-    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, but still in the table
-    assert psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE
-    assert listed({child.pid}) == []
-    child.communicate()
+    try:
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        child.stdout.readline()
+        assert [process.pid for process in listed({child.pid})] == [child.pid]
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, but still in the table
+        assert host.looks_like_vllm(psutil.Process(child.pid).name(), [])
+        assert listed({child.pid}) == []
+    finally:
+        child.kill()
+        child.communicate()
 
 
 def test_orphan_engine_is_found():

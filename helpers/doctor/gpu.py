@@ -230,8 +230,11 @@ def check_gpu_free(
     if gpu.free_gib >= needed_gib:
         smaller = math.floor(gpu.free_gib / gpu.total_gib * 100) / 100
         ways.insert(0, f"export TUTORIAL_GPU_MEMORY_UTILIZATION={smaller:g}")
-    if len(mine) < len(holders):
-        ways.append("别人的进程：请主人停下，或者换一张卡、换一台机器")
+    theirs = [app for app in holders if not app.mine]
+    if theirs:
+        unknown = any(not app.about for app in theirs)
+        first = "看不出是谁的：先关掉自己别的笔记本的内核，还占着就" if unknown else "别人的进程：请主人停下，或者"
+        ways.append(f"{first}换一张卡、换一台机器")
     if not ways:
         ways.append("关掉其他笔记本的内核再试；还不行就重启实例")
     return failed(FREE, f"{gpu.free_gib:.1f} GiB，vLLM 启动时要 {share:.1f} GiB；{who}", "；".join(ways))

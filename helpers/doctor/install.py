@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -10,7 +11,7 @@ import yaml
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import InvalidVersion, Version
 
-from helpers.config import Profile
+from helpers.config import REPO_ROOT, Profile
 from helpers.doctor.check import PYTHON_HERE, Check, failed, ok, warned
 
 __all__ = ["PACKAGES", "check_model_files", "check_packages", "check_profile", "check_python", "read_pins"]
@@ -34,7 +35,8 @@ def check_python(version: tuple[int, int, int], executable: str) -> Check:
     return failed(
         PYTHON,
         f"{found}：vLLM 0.32 要 3.11–3.14",
-        "conda create -n r1 python=3.12 -y && conda activate r1（没有 conda：python3.12 -m venv .venv）",
+        f"cd {shlex.quote(str(REPO_ROOT))} && rm -rf .venv && make doctor PYTHON=python3.12；"
+        "显卡机器：conda env create -f environment.yml && conda activate vllm-tutorial",
     )
 
 
