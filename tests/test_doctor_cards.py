@@ -81,9 +81,9 @@ def test_cards_counted_without_cuda(variable, numbers, tmp_path, monkeypatch):
     assert [line[4] for line in cuda_gpus()] == list(numbers)
 
 
-def doctor(folder: Path, queried: str, **environ: str) -> dict[str, dict[str, str]]:
+def doctor(folder: Path, queried: str, *, apps: str = "", **environ: str) -> dict[str, dict[str, str]]:
     """The lines of `python -m helpers.doctor` on a machine whose `nvidia-smi` answers with `queried`."""
-    fake_smi(folder, queried=queried)
+    fake_smi(folder, queried=queried, apps=apps)
     clean = {name: text for name, text in os.environ.items() if not name.startswith("CUDA_")}
     environ = {"TUTORIAL_PROFILE": "gpu", "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"} | environ
     done = subprocess.run(
@@ -120,6 +120,13 @@ def test_the_best_card_is_judged_and_named(text, environ, status, index, tmp_pat
     for name in (card.CARD, card.FIT, card.FREE):
         assert lines[name]["status"] == "OK"
         assert "显卡 1" in lines[name]["found"] or text.count("\n") == 1
+
+
+def test_one_card_that_somebody_uses(tmp_path):
+    lines = doctor(tmp_path, FULL_3090, apps="99999999, 24000, GPU-30cc, python3\n")
+    assert [lines[name]["status"] for name in (card.DRIVER, cards.USE, card.CARD, card.FIT)] == ["OK"] * 4
+    assert lines[card.FREE]["status"] == "FAIL"
+    assert "PID 99999999 python3" in lines[card.FREE]["found"]
 
 
 def test_only_cards_that_fail(tmp_path):
