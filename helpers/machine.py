@@ -59,15 +59,19 @@ def cuda_gpus() -> list[str]:
     Returns:
         One line per device, for example `GPU 0: NVIDIA GeForce RTX 4090 (UUID: …)`; empty when there is none.
     """
+    listed = ask_smi("-L").output  # a failing status with cards in the list: one of several is lost
+    found = [block for block in re.split(r"^(?=GPU \d)", listed, flags=re.MULTILINE) if re.match(r"GPU \d", block)]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible in ("", "-1"):
-        return []
-    answer = ask_smi("-L")
-    found = [line for line in answer.output.splitlines() if line.startswith("GPU ")] if answer.status == 0 else []
-    chosen = visible.split(",") if visible else []
-    if chosen and all(entry.isdigit() for entry in chosen):
-        return [line for line in found if line[4:].partition(":")[0] in chosen]
-    return found
+    if visible is None:
+        return [block.splitlines()[0] for block in found]
+    chosen: list[str] = []
+    for entry in (part.strip() for part in visible.split(",")):
+        uuid = f"(UUID: {entry}" if entry.startswith(("GPU-", "MIG-")) else "\0"
+        match = [block for block in found if block.startswith(f"GPU {entry}:") or uuid in block]
+        if not match:  # CUDA stops at the first entry that names no card
+            break
+        chosen.append(match[0].splitlines()[0])
+    return chosen
 
 
 def installed_version(distribution: str) -> str | None:
@@ -142,8 +146,9 @@ def describe() -> dict[str, Any]:
     cpuinfo = Path("/proc/cpuinfo")
     cpu = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.is_file() else None
     gpus = cuda_gpus()
-    first_card = ask_smi("--query-gpu=memory.total,driver_version").output.splitlines()[0].split(", ") if gpus else []
-    memory_mib, driver = first_card or (None, None)
+    answer = ask_smi("--query-gpu=memory.total,driver_version").output if gpus else ""
+    rows = [row.split(", ") for row in answer.splitlines() if row.count(", ") == 1]
+    memory_mib, driver = rows[0] if rows else (None, None)
     return {
         "date": datetime.date.today().isoformat(),
         "cpu": cpu[1] if cpu else platform.processor(),

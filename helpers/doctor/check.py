@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
-__all__ = ["Check", "Status", "display_width", "failed", "ok", "render", "warned"]
+__all__ = ["PYTHON_HERE", "Check", "Status", "display_width", "failed", "ok", "render", "warned"]
 
 Status = Literal["OK", "WARN", "FAIL"]
+PYTHON_HERE: Final = shlex.quote(sys.executable)  # commands with it work in a fresh terminal, without activation
 
 
 @dataclass(frozen=True)

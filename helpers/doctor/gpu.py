@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from helpers.doctor.check import Check, failed, ok, warned
+from helpers.doctor.check import PYTHON_HERE, Check, failed, ok, warned
 from helpers.machine import SmiAnswer
 from helpers.models.size import GIB, RUNTIME_GIB
 
 __all__ = [
     "APP_QUERY", "GPU_QUERY", "Gpu", "GpuApp", "check_capability", "check_driver",
-    "check_gpu_fit", "check_gpu_free", "parse_apps", "parse_gpus", "visible_gpus",
+    "check_gpu_fit", "check_gpu_free", "parse_apps", "parse_gpus"
 ]  # fmt: skip
 
 # The name stands last: it alone may hold a comma.
@@ -22,8 +22,17 @@ APP_QUERY: Final = "pid,used_memory,gpu_uuid,process_name"
 DRIVER, CARD, FIT, FREE = "显卡驱动", "显卡型号", "显存够不够", "空闲显存"
 USE_CPU: Final = "没有显卡也能学：export TUTORIAL_PROFILE=classroom"
 CU129: Final = (
-    'pip install "vllm=={version}+cu129" --extra-index-url https://wheels.vllm.ai/{version}/cu129'
+    '{python} -m pip install "vllm=={version}+cu129" --extra-index-url https://wheels.vllm.ai/{version}/cu129'
     " --extra-index-url https://download.pytorch.org/whl/cu129"
+)
+RESTART: Final = "重启机器；AutoDL：在控制台重启实例，还不行就换一台"
+LOST: Final = (
+    "GPU is lost",
+    "Unable to determine the device handle",
+    "requires reset",
+    "fallen off",
+    "Unknown Error",
+    "ERR!",
 )
 # What nvidia-smi says when it cannot answer → what that means, and the next step.
 SMI_ERRORS: Final = (
@@ -36,9 +45,9 @@ SMI_ERRORS: Final = (
     ("Library Not Found", "容器里没有驱动的库", "docker run --gpus all（主机要装 nvidia-container-toolkit）"),
     ("Function Not Found", "nvidia-smi 和驱动的版本不一样", "重启机器（或容器）"),
     ("is not a valid field", "驱动太旧，nvidia-smi 还不会回答这些问题", "换新的镜像或机器，驱动 ≥ 580"),
-    ("GPU is lost", "显卡掉线了", "重启机器；AutoDL：在控制台重启实例，还不行就换一台"),
-    ("Unable to determine the device handle", "显卡掉线了", "重启机器；AutoDL：在控制台重启实例，还不行就换一台"),
-    ("requires reset", "显卡出错，要复位", "重启机器；AutoDL：在控制台重启实例，还不行就换一台"),
+    ("GPU is lost", "显卡掉线了", RESTART),
+    ("Unable to determine the device handle", "显卡掉线了", RESTART),
+    ("requires reset", "显卡出错，要复位", RESTART),
     ("version mismatch", "驱动更新后还没有重启：内核里的版本和库的版本不一样", "重启机器（或容器）"),
     ("No devices", "驱动在，但没有分到显卡", f"AutoDL：关机，再以有卡模式开机；{USE_CPU}"),
     ("Unknown Error", "容器和显卡失去了联系", "重启容器；AutoDL：在控制台重启实例"),
@@ -58,16 +67,23 @@ class Gpu:
     free_gib: float | None
     capability: tuple[int, int] | None
     mig: bool = False
+    lost: bool = False  # an error stands where numbers should be
 
 
 @dataclass(frozen=True)
 class GpuApp:
-    """A process that holds memory of the card `gpu_uuid`."""
+    """A process that holds memory of the card `gpu_uuid`.
+
+    `mine`: this user's, and surely the one that the driver means (a container counts its processes anew).
+    `about` tells it from others: user, folder, age.
+    """
 
     pid: int
     name: str
     used_gib: float | None
     gpu_uuid: str
+    mine: bool = False
+    about: str = ""
 
 
 def parse_gpus(text: str) -> list[Gpu]:
@@ -78,7 +94,17 @@ def parse_gpus(text: str) -> list[Gpu]:
         if len(fields) == 8 and fields[0].isdigit():
             index, uuid, driver, total, free, capability, mig, name = fields
             gpus.append(
-                Gpu(int(index), uuid, name, driver, _gib(total), _gib(free), _capability(capability), mig == "Enabled")
+                Gpu(
+                    int(index),
+                    uuid,
+                    name,
+                    driver,
+                    _gib(total),
+                    _gib(free),
+                    _capability(capability),
+                    mig == "Enabled",
+                    any(text in line for text in LOST),
+                )
             )
     return gpus
 
@@ -89,23 +115,8 @@ def parse_apps(text: str) -> list[GpuApp]:
     return [GpuApp(int(row[0]), row[3], _gib(row[1]), row[2]) for row in rows if len(row) == 4 and row[0].isdigit()]
 
 
-def visible_gpus(gpus: Sequence[Gpu], cuda_visible_devices: str | None) -> list[Gpu]:
-    """The cards that CUDA will use, in its order; like CUDA, stop at the first entry that names no card."""
-    if cuda_visible_devices is None:
-        return list(gpus)
-    chosen: list[Gpu] = []
-    for entry in (part.strip() for part in cuda_visible_devices.split(",")):
-        match = [gpu for gpu in gpus if entry and (str(gpu.index) == entry or gpu.uuid.startswith(entry))]
-        if entry.startswith("MIG-"):
-            match = [gpu for gpu in gpus if gpu.mig]
-        if not match:
-            break
-        chosen.append(match[0])
-    return chosen
-
-
 def check_driver(answer: SmiAnswer, gpus: Sequence[Gpu], *, vllm_version: str | None, pinned: str) -> Check:
-    """Does the driver answer, and does the installed vLLM wheel match it? `gpus`: those that CUDA may use."""
+    """Does the driver answer for all `gpus`, and does the installed vLLM wheel match it?"""
     if answer.status is None:
         return failed(DRIVER, "没有 nvidia-smi：没装 NVIDIA 驱动，或者这台机器没有显卡", USE_CPU)
     if answer.status == 124:
@@ -113,12 +124,25 @@ def check_driver(answer: SmiAnswer, gpus: Sequence[Gpu], *, vllm_version: str | 
     for message, found, fix in SMI_ERRORS:
         if message.lower() in answer.output.lower() and not gpus:
             return failed(DRIVER, found, fix)
-    if not gpus and parse_gpus(answer.output):
-        return failed(DRIVER, "有显卡，但 CUDA_VISIBLE_DEVICES 把它们都挡住了", "unset CUDA_VISIBLE_DEVICES")
     if not gpus:
-        return failed(DRIVER, f"看不懂 nvidia-smi 的回答：{answer.output.strip()[:120]!r}", "nvidia-smi")
-    driver = gpus[0].driver
-    major = int(driver.split(".")[0]) if driver.split(".")[0].isdigit() else 0
+        said = f"：{answer.output.strip()[:120]!r}" if answer.output.strip() else "，它什么也没有说"
+        fix = "运行 nvidia-smi：它也报错，就重启机器（AutoDL：在控制台重启实例）；它正常，就把这一行发到本课程的 issue"
+        return failed(DRIVER, f"看不懂 nvidia-smi 的回答（退出码 {answer.status}）{said}", fix)
+    driver = next((gpu.driver for gpu in gpus if gpu.driver[:1].isdigit()), "")
+    if not driver:
+        return warned(DRIVER, "nvidia-smi 没有说驱动是哪一版",
+                      "cat /proc/driver/nvidia/version（要 580 以上；装的是 +cu129 的包：575 以上）")  # fmt: skip
+    check = _judge_driver(driver, vllm_version=vllm_version, pinned=pinned)
+    if check.status == "OK" and any(text.lower() in answer.output.lower() for text in LOST):
+        found = (
+            f"{driver}；有显卡掉线了，还在回答的有 {sum(not gpu.lost for gpu in gpus)} 块，CUDA 可能因此一块也用不了"
+        )
+        return warned(DRIVER, found, RESTART)
+    return check
+
+
+def _judge_driver(driver: str, *, vllm_version: str | None, pinned: str) -> Check:
+    major = int(driver.split(".")[0])
     local = (vllm_version or "").partition("+")[2]
     if major >= 580:
         return ok(DRIVER, f"{driver}，可以用 CUDA 13 的安装包（PyPI 上的 vllm {pinned}）")
@@ -130,7 +154,7 @@ def check_driver(answer: SmiAnswer, gpus: Sequence[Gpu], *, vllm_version: str | 
         return ok(DRIVER, f"{driver}，装的是配套的 vllm {vllm_version}（CUDA 12.9）")
     if major >= 525:
         found = f"{driver} 低于 580，带不动 PyPI 上的 CUDA 13 安装包，要 CUDA 12.9 的"
-        return failed(DRIVER, found, CU129.format(version=pinned))
+        return failed(DRIVER, found, CU129.format(python=PYTHON_HERE, version=pinned))
     return failed(
         DRIVER,
         f"{driver} 太旧：vllm {pinned} 至少要 525（CUDA 12.9），最好 580（CUDA 13）",
@@ -140,6 +164,8 @@ def check_driver(answer: SmiAnswer, gpus: Sequence[Gpu], *, vllm_version: str | 
 
 def check_capability(gpu: Gpu, *, dtype: str) -> Check:
     """Is the card new enough for this vLLM, and for the dtype?"""
+    if gpu.lost:
+        return failed(CARD, f"{gpu.name}，nvidia-smi 读不到它的状态：掉线了或者出错了", RESTART)
     if gpu.capability is None:
         return warned(
             CARD, f"{gpu.name}，驱动没有给出计算能力", "到 https://developer.nvidia.com/cuda-gpus 查：要 7.5 以上"
@@ -196,15 +222,22 @@ def check_gpu_free(
     if course_server:
         return ok(FREE, f"{gpu.free_gib:.1f} GiB，本课程的服务正在用这张卡")
     holders = [app for app in apps if app.gpu_uuid == gpu.uuid]
-    names = [f"PID {a.pid} {a.name}" + (f" {a.used_gib:.1f} GiB" if a.used_gib else "") for a in holders]
+    names = [" ".join(filter(None, [f"PID {app.pid} {app.name}", f"{app.used_gib:.1f} GiB" if app.used_gib else ""]))
+             + (f"（{app.about}）" if app.about else "") for app in holders]  # fmt: skip
     who = "占着的是 " + "、".join(names) if names else "看不到是谁占着（容器里常见）"
-    kill = "确认是自己的进程后：kill " + " ".join(str(app.pid) for app in holders)
+    mine = [str(app.pid) for app in holders if app.mine]
+    ways = [f"不再用它的话：kill {' '.join(mine)}"] if mine else []
     if gpu.free_gib >= needed_gib:
         smaller = math.floor(gpu.free_gib / gpu.total_gib * 100) / 100
-        fix = f"export TUTORIAL_GPU_MEMORY_UTILIZATION={smaller:g}" + (f"；或者，{kill}" if holders else "")
-    else:
-        fix = kill if holders else "关掉其他笔记本的内核再试；还不行就重启实例"
-    return failed(FREE, f"{gpu.free_gib:.1f} GiB，vLLM 启动时要 {share:.1f} GiB；{who}", fix)
+        ways.insert(0, f"export TUTORIAL_GPU_MEMORY_UTILIZATION={smaller:g}")
+    theirs = [app for app in holders if not app.mine]
+    if theirs:
+        unknown = any(not app.about for app in theirs)
+        first = "看不出是谁的：先关掉自己别的笔记本的内核，还占着就" if unknown else "别人的进程：请主人停下，或者"
+        ways.append(f"{first}换一张卡、换一台机器")
+    if not ways:
+        ways.append("关掉其他笔记本的内核再试；还不行就重启实例")
+    return failed(FREE, f"{gpu.free_gib:.1f} GiB，vLLM 启动时要 {share:.1f} GiB；{who}", "；".join(ways))
 
 
 def _gib(text: str) -> float | None:

