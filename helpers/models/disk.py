@@ -52,6 +52,11 @@ def explain(error: OSError, *, file: str = "", folder: str = "") -> str | None:
             f"{shown} 挡住了路：那里要的是{'文件' if code == errno.EISDIR else '文件夹'}，已有的却不是（或"
             f"者是失效的链接）。下一步：把它移走，或{move}，{RESTART}。"
         )
+    if code == errno.ENOENT and path and os.path.isdir(os.path.dirname(path)):
+        return (
+            f"{owner}里的临时文件不见了（{shown}）：另一个程序也在下载同一个模型，或者有人清理了它。"
+            "下一步：等它下完，再运行这一格。"
+        )
     if code == errno.ENOENT:
         why = "路径里的 ~ 没有展开，要写绝对路径" if path.startswith("~") else "文件夹不在，也建不起来"
         return f"{why}：{shown}。下一步：改正路径，或{move}，再运行一次。"

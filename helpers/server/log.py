@@ -30,14 +30,15 @@ PHASES = [
 ]
 
 UP = "Application startup complete"  # whatever was said before did no harm
-PROCESS = re.compile(r"^\((?P<name>[\w .:-]+?) pid=\d+\) ")
+PROCESS = re.compile(r"^(?:[\w.-]+ +\| )?\((?P<name>[\w .:=-]+?) pid=\d+\) ")
 STAMP = re.compile(r"^(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL)\b(?: \d\d-\d\d \d\d:\d\d:\d\d)?(?: \[[^\]]*\])? ?")
 RAISED = re.compile(
-    r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit|Interrupt|TimeoutExpired|LimitExceeded)\b(?::|$)"
+    r"^(?:(?:[A-Za-z_]\w*\.)+[A-Z]\w*(?::|$)|"
+    r"[A-Z]\w*(?:Error|Exception|Exit|Interrupt|TimeoutExpired|LimitExceeded)\b(?::|$))"
 )
 PLAIN = re.compile(
-    r"^(?:Exception: |\s*Value error, |vllm[\w ]*: error: |Fatal Python error|terminate called|what\(\): |Killed\b|"
-    r"Segmentation fault|Illegal instruction|Bus error)"
+    r"^(?:Exception: |Failed: Cuda error|\s*Value error, |vllm[\w ]*: error: |Fatal Python error|terminate called|"
+    r"what\(\): |Killed\b|Segmentation fault|Illegal instruction|Bus error)"
 )
 CHAINED = "The above exception was the direct cause", "During handling of the above exception"
 # an error that only says that another one came before it
@@ -100,7 +101,8 @@ def _errors(log: str) -> list[tuple[str, list[str]]]:
                     break
                 block.append(more)
             error = "\n".join(block).strip()
-            if not ECHOES.search(block[0]) and not _handled(lines, number):
+            echo = ECHOES.search(block[0]) or (found and "failed to be inspected" in error)
+            if not echo and not _handled(lines, number):
                 found.append((error, chain))
             chain = []
     return found
@@ -135,6 +137,10 @@ def _signal(number: int) -> tuple[str, str] | None:
         4: (
             "引擎进程用了这个 CPU 没有的指令（SIGILL）。",
             "看 CPU 支不支持 AVX2（lscpu | grep avx2），不支持就换一台机器。",
+        ),
+        6: (
+            "引擎进程自己中止了（SIGABRT）。",
+            "原因在日志里最后几行，多半是驱动或显卡库报的错：运行体检（make doctor）。",
         ),
         7: (
             "引擎进程写不进共享内存（SIGBUS），多半是 /dev/shm 太小。",
