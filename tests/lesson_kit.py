@@ -18,7 +18,7 @@ from helpers.config import CLASSROOM_MODEL_DIR
 
 __all__ = ["CHAINS", "errors_in", "rambling_model", "scripted_model"]
 
-CELL_TIMEOUT_S = 300
+CELL_TIMEOUT_S = 600
 
 # What a scripted model writes: one token always follows the same one, and the first follows everything else.
 CHAINS = {
