@@ -1,4 +1,4 @@
-"""Read vLLM's start-up log: which phase it is in, and which error ended it. The wording was recorded from vLLM 0.32."""
+"""Read vLLM's start-up log: which phase it is in, and why it died. The wording was recorded from vLLM 0.32."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from pathlib import Path
 
 import yaml
 
-__all__ = ["PHASES", "diagnose", "last_error", "phase", "tail"]
+from helpers.server.ending import Error, ending, errors
 
-TAIL_BYTES = 200_000
-ERROR_LINES = 8
-LINE_CHARACTERS = 300
+__all__ = ["PHASES", "diagnose", "excerpt", "last_error", "phase", "tail"]
 
-CAUSES: list[dict[str, str]] = yaml.safe_load(Path(__file__).with_name("causes.yaml").read_text(encoding="utf-8"))
-MISSING_PACKAGE = r"No module named '(?!vllm)([\w.]+)'"  # one of them
+TAIL_BYTES = 1_000_000
+ERROR_LINES, ERROR_COLUMNS = 8, 300
 
 # (what the log says, what is going on from there); the one that occurs last in the log counts
 PHASES = [
@@ -29,26 +27,32 @@ PHASES = [
     ("Supported tasks", "启动 HTTP 服务"),
 ]
 
-UP = "Application startup complete"  # whatever was said before did no harm
-PROCESS = re.compile(r"^(?:[\w.-]+ +\| )?\((?P<name>[\w .:=-]+?) pid=\d+\) ")
-STAMP = re.compile(r"^(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL)\b(?: \d\d-\d\d \d\d:\d\d:\d\d)?(?: \[[^\]]*\])? ?")
-RAISED = re.compile(
-    r"^(?:(?:[A-Za-z_]\w*\.)+[A-Z]\w*(?::|$)|"
-    r"[A-Z]\w*(?:Error|Exception|Exit|Interrupt|TimeoutExpired|LimitExceeded)\b(?::|$))"
+CAUSES: list[dict[str, str]] = yaml.safe_load(Path(__file__).with_name("causes.yaml").read_text(encoding="utf-8"))
+MISSING_PACKAGE = "缺少 Python 包 {0}。"  # what one of them says
+
+NO_RAM = "用 free -h 看内存，关掉别的程序，或换内存更大的机器；容器要看内存上限和 --shm-size。"
+DOCTOR = "运行体检（make doctor）看驱动和几个包的版本配不配套，再按 README 重新安装环境。"
+SIGNALS = {
+    4: ("引擎进程用了这个 CPU 没有的指令（SIGILL）。", "在终端执行 lscpu | grep avx2，没有输出就要换一台机器。"),
+    6: ("引擎进程自己中止了（SIGABRT）。", DOCTOR),
+    7: ("引擎进程写不进共享内存（SIGBUS），多半是 /dev/shm 太小。", "容器加 --shm-size=8g（或 --ipc=host）再启动。"),
+    9: ("引擎进程被系统杀死了（SIGKILL），多半是内存不够。", NO_RAM),
+    11: ("引擎进程崩溃了（段错误，SIGSEGV）。", DOCTOR),
+}
+VANISHED = (
+    "引擎进程没有留下报错就没了，多半是被系统杀死的：内存或 /dev/shm 不够，或者有人停了它。",
+    f"{NO_RAM}再启动一次，同时在另一个终端里用 free -h 看着。",
 )
-PLAIN = re.compile(
-    r"^(?:Exception: |Failed: Cuda error|\s*Value error, |vllm[\w ]*: error: |Fatal Python error|terminate called|"
-    r"what\(\): |Killed\b|Segmentation fault|Illegal instruction|Bus error)"
-)
-CHAINED = "The above exception was the direct cause", "During handling of the above exception"
-# an error that only says that another one came before it
-ECHOES = re.compile(
-    r"See root cause above|See stack trace|EngineDeadError|EngineCore encountered|cancelled|KeyboardInterrupt|"
-    r"SystemExit|"
-    r"Connection (?:closed|reset) by peer|Broken pipe|DistStoreError|DistNetworkError: failed to recv|leaked|"
-    r"Exception: WorkerProc initialization failed"
-)
-DEAD_BY_SIGNAL = re.compile(r"Failed core proc\(s\): \{[^}]*: (-\d+)")
+SIGNAL = re.compile(r"(?:Failed core proc\(s\): \{[^}]*: |exit code:? )(?:-(\d+)|1(3[1-9])\b)")
+# (somebody says that this process failed, a line that it wrote before, what it writes when it fails by itself)
+LAST_WORDS = [
+    ("WorkerProc initialization failed", "(EngineCore", "WorkerProc failed to start"),
+    ("Engine core initialization failed", "(EngineCore", "EngineCore failed to start"),
+]
+# Tools that were started write what went wrong themselves; the error only says that they failed.
+TOOL = re.compile(r"CalledProcessError|[Nn]inja|nvcc|gcc|compil|NCCL|Nccl", re.ASCII)
+DUMP = re.compile(r"\[type=\w+, input_value=[^\n]*")  # all the settings, behind a wrong one
+OF_TOOL = re.compile(r"fatal error: |cannot find -l|NCCL WARN|nvcc fatal|: not found|g?cc1?\w*: error|ptxas")
 
 
 def phase(log: str) -> str:
@@ -60,102 +64,70 @@ def last_error(log: str) -> str:
     """The error that ended the start, as the engine, a worker or the command itself reported it.
 
     Returns:
-        Its line and those that belong to it, without prefixes, cut where they are long; empty where the log holds none.
-        An error that only points to another ("See root cause above") is left out, and so is everything before a
-        finished start.
+        Its line and those that belong to it, without prefixes; empty where the log holds none. An error that only
+        points to another ("See root cause above") is left out, and so is everything before a finished start.
     """
-    found = _errors(log)
-    return "\n".join(line[:LINE_CHARACTERS] for line in found[-1][0].splitlines()) if found else ""
+    end = ending(log)
+    return "\n".join(_short(end.text.splitlines()[:ERROR_LINES])) if end else ""
+
+
+def excerpt(log: str, *, lines: int = 12) -> str:
+    """What to show of the log of a failed start: its own last error and what stands above it, else its last lines."""
+    end = ending(log)
+    if end is None:
+        said = [line for line in log.splitlines() if line.strip()]
+        if _vanished(log):  # what the API server says at last only points to the engine
+            said = [line for line in said if "(EngineCore" in line or "(Worker" in line]
+        return "\n".join(_short(said[-lines:] if lines > 0 else []))
+    return "\n".join([*_short(list(end.above)), last_error(log)])
 
 
 def diagnose(log: str) -> tuple[str, str] | None:
-    """Say what went wrong and what to do; None where the error that ended the start is not a known one."""
-    found = _errors(log)
-    chain = [found[-1][0], *found[-1][1]] if found else []
-    for depth, error in enumerate(chain):
+    """Say what went wrong and what to do; None where the error that ended the start is not a known one.
+
+    Only the error that ended the start is looked at, and what it was raised from: nothing else in the log can be
+    taken for the cause. A process that a signal ended left no error, so its exit code is looked for.
+    """
+    end = ending(log)
+    told = _known(log, [(_with_code(end), True), *end.causes]) if end else None
+    if told or (end and not end.weak):
+        return told
+    for number in (int(minus or 0) or int(high) - 128 + 100 for minus, high in SIGNAL.findall(log)):
+        if number in SIGNALS:
+            return SIGNALS[number]
+    weak = (_known(log, [(error.text, True)]) for error in reversed(errors(log)))
+    return next((one for one in weak if one), VANISHED if not end and _vanished(log) else None)
+
+
+def _known(log: str, chain: list[tuple[str, bool]]) -> tuple[str, str] | None:
+    for said, meant in chain:
+        text = DUMP.sub("", said)
+        if TOOL.search(text):
+            text = "\n".join([text, *(line for line in log.splitlines() if OF_TOOL.search(line))])
         for cause in CAUSES:
-            known = re.search(cause["error"], error, re.IGNORECASE)
-            if known and not (cause["error"] == MISSING_PACKAGE and depth):  # tried and done without
-                groups = [group or "" for group in known.groups()]
-                return cause["what"].format(*groups), cause["todo"].format(*groups)
-    if not chain and (died := DEAD_BY_SIGNAL.search(log)):
-        return _signal(-int(died[1]))
+            known = re.search(cause["error"], text, re.IGNORECASE)
+            if known and (meant or cause["what"] != MISSING_PACKAGE):  # else: tried, and done without
+                groups = [(group or "").strip() for group in known.groups()]
+                return cause["what"].format(*groups).replace("（）", ""), cause["todo"].format(*groups)
     return None
 
 
-def _errors(log: str) -> list[tuple[str, list[str]]]:
-    """Every error in the log that may have ended it, oldest first: its text, and what it was raised from."""
-    lines = [_stripped(line) for line in log[log.rfind(UP) + 1 :].splitlines()]
-    found: list[tuple[str, list[str]]] = []
-    chain: list[str] = []
-    for number, (process, level, text) in enumerate(lines):
-        if text.startswith(CHAINED):
-            if found:
-                chain = [found[-1][0], *found[-1][1]]
-        elif level not in ("DEBUG", "INFO", "WARNING") and (RAISED.match(text) or PLAIN.match(text)):
-            block = [text]
-            for follower, its_level, more in lines[number + 1 : number + ERROR_LINES]:
-                if (follower, its_level) != (process, level) or more.startswith(("Traceback", *CHAINED)):
-                    break
-                if RAISED.match(more) or (PLAIN.match(more) and not more.startswith(" ")):
-                    break
-                block.append(more)
-            error = "\n".join(block).strip()
-            echo = ECHOES.search(block[0]) or (found and "failed to be inspected" in error)
-            if not echo and not _handled(lines, number):
-                found.append((error, chain))
-            chain = []
-    return found
+def _vanished(log: str) -> bool:
+    return any(failed in log and before in log and word not in log for failed, before, word in LAST_WORDS)
 
 
-def _handled(lines: list[tuple[str, str, str]], number: int) -> bool:
-    """Whether the traceback that ends at this line was only logged: its first line says that something is skipped."""
-    for _, _, text in reversed(lines[max(0, number - 200) : number]):
-        if text.startswith("Traceback"):
-            continue
-        if not text.startswith((" ", *CHAINED)) and text and not RAISED.match(text):
-            return bool(
-                re.search(r"Failed to (?:load|import)|falling back|unavailable|skipp|ignor", text, re.IGNORECASE)
-            )
-    return False
+def _with_code(error: Error) -> str:
+    """The error; the line of code that raised it is added to one that says nothing, such as an assert."""
+    code = [line for line in error.above if line.strip(" ^~") and not line.lstrip().startswith("File ")]
+    return error.text if ":" in error.text or not code else f"{error.text}: {code[-1].strip()}"
 
 
-def _stripped(line: str) -> tuple[str, str, str]:
-    """(process, level, text) of a line; the level is empty where the line has none."""
-    process = PROCESS.match(line)
-    rest = line[process.end() :] if process else line
-    stamp = STAMP.match(rest)
-    return (
-        process["name"] if process else "",
-        stamp["level"] if stamp else "",
-        rest[stamp.end() :].rstrip() if stamp else rest.rstrip(),
-    )
-
-
-def _signal(number: int) -> tuple[str, str] | None:
-    return {
-        4: (
-            "引擎进程用了这个 CPU 没有的指令（SIGILL）。",
-            "看 CPU 支不支持 AVX2（lscpu | grep avx2），不支持就换一台机器。",
-        ),
-        6: (
-            "引擎进程自己中止了（SIGABRT）。",
-            "原因在日志里最后几行，多半是驱动或显卡库报的错：运行体检（make doctor）。",
-        ),
-        7: (
-            "引擎进程写不进共享内存（SIGBUS），多半是 /dev/shm 太小。",
-            "容器加 --shm-size=8g（或 --ipc=host）再启动。",
-        ),
-        9: (
-            "引擎进程被系统杀死了（SIGKILL），多半是内存不够。",
-            "用 free -h 看内存，关掉别的程序，或换内存更大的机器；容器要看内存上限。",
-        ),
-        11: ("引擎进程崩溃了（段错误，SIGSEGV）。", "运行体检（make doctor）看版本和驱动是否配套，再重新安装环境。"),
-    }.get(number)
+def _short(lines: list[str]) -> list[str]:
+    return [line if len(line) <= ERROR_COLUMNS else line[:ERROR_COLUMNS] + "…" for line in lines]
 
 
 def tail(file: Path, *, lines: int | None = None) -> str:
-    """The last `lines` lines of a log (None: all of its last 200 kB); empty where it cannot be read."""
+    """The last `lines` lines of a log (None: all of its last megabyte); empty where it cannot be read."""
     try:
         with file.open("rb") as log:
             log.seek(max(0, log.seek(0, 2) - TAIL_BYTES))

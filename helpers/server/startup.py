@@ -14,6 +14,10 @@ __all__ = ["new_log", "why"]
 LOG_DIR = REPO_ROOT / "build" / "logs"
 KEPT_LOGS = 5  # a port
 LOG_LINES = 12
+UNKNOWN = (
+    "在日志里从下往上找 Error。如果那一行只说 Engine core initialization failed. See root cause above，就再往上，"
+    "找引擎进程（EngineCore 或 Worker）自己报的那一行，拿它去搜；一行都没有，多半是进程被系统杀死了，先看内存。"
+)
 
 
 def new_log(port: int) -> Path:
@@ -32,14 +36,8 @@ def why(what: str, log_file: Path, passed: Refusal | None) -> str:
         passed: the server that kept us from the port asked for: it may also keep the memory.
     """
     log = server_log.tail(log_file)
-    reason, todo = server_log.diagnose(log) or (
-        "",
-        "在日志里从下往上找，引擎进程（EngineCore）自己报的那一行 Error，多半就是原因；拿它去搜。",
-    )
+    reason, todo = server_log.diagnose(log) or ("", UNKNOWN)
     if passed:
         todo += f"\n先前的端口{passed.why}，它也占着内存或显存。不用它的话，在终端里停掉它：{passed.stop}"
-    error = server_log.last_error(log)
-    shown = (
-        f"引擎自己报的最后一个错误：\n{error}" if error else f"最后几行：\n{server_log.tail(log_file, lines=LOG_LINES)}"
-    )
-    return f"{what}{reason}\n下一步：{todo}\n这次的日志留在 {log_file}。{shown}"
+    shown = server_log.excerpt(log, lines=LOG_LINES)
+    return f"{what}{reason}\n下一步：{todo}\n这次的日志留在 {log_file}。其中要紧的几行：\n{shown}"
