@@ -26,8 +26,8 @@ class Exercise:
     """A judge, and what a learner reads after a try.
 
     Attributes:
-        hints: for the first wrong try, the second, …, then from the first again. A judge that knows the mistake
-            gives a hint of its own instead.
+        hints: for the first wrong try, the second, …; the last one stays. A judge that knows the mistake gives a hint
+            of its own instead.
         why: shown with a right answer: what is worth remembering.
     """
 
@@ -65,7 +65,7 @@ def check(exercise_id: str, *answers: object) -> None:
         print(f"○ {exercise_id} {reason}")
     except Wrong as reason:
         tries = record.note(exercise_id, solved=False).tries
-        hint = reason.hint or exercise.hints[(max(tries, 1) - 1) % len(exercise.hints)]
+        hint = reason.hint or exercise.hints[min(max(tries, 1), len(exercise.hints)) - 1]
         print(f"✗ {exercise_id} 还不对：{reason}\n  提示：{hint}")
     else:
         record.note(exercise_id, solved=True)

@@ -36,7 +36,9 @@ def thought_closes(answer: object, llm: object) -> None:
         return "</think>" in output.outputs[0].text
 
     if not closed(int(tokens)):
-        raise Wrong(f"max_tokens={tokens:.0f} 时，思考还没有写完。")
+        near = closed(int(tokens) + 1)
+        hint = "只差一个：位置从 0 数起，个数从 1 数起。" if near else ""
+        raise Wrong(f"max_tokens={tokens:.0f} 时，思考还没有写完。", hint=hint)
     if closed(int(tokens) - 1):
         raise Wrong(f"max_tokens={tokens:.0f} 时写完了，可是再少一个也写得完，这不是最小的。")
 

@@ -51,7 +51,7 @@ class Server(Protocol):
         except (httpx.HTTPError, httpx.InvalidURL):
             what = "上没有服务器了：它停了，或者还没有启动"
         if what:
-            raise ServerError(f"{self.base_url} {what}。下一步：重新运行 server = … 那一格，再接着往下做。")
+            raise ServerError(f"{self.base_url} {what}。下一步：从 server = … 那一格起，重新运行到这里。")
 
     def stop(self) -> None:
         """Stop the server, if it is ours to stop."""
