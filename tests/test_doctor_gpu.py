@@ -250,3 +250,18 @@ def test_free_memory_with_an_invisible_holder():
     other_card = free(H200, H200_APPS.replace("GPU-037445f1", "GPU-99"))
     assert "看不到是谁" in other_card.found
     assert "[Not Found]" in free(H200, H200_APPS.replace("103010", "[N/A]").replace("python3", "[Not Found]")).found
+
+
+def test_only_a_card_that_shares_the_machine_s_memory_is_looked_at_with_free() -> None:
+    unified, slice_ = (
+        fit(RTX_4090.replace("24564", "[N/A]").replace("RTX 4090", "GB10")),
+        fit(RTX_4090.replace("24564", "[N/A]").replace("GeForce RTX 4090", "A10-12Q")),
+    )
+    assert "free -h" in unified.fix and "free -h" not in slice_.fix
+
+
+def test_a_driver_that_wsl_does_not_find_is_mended_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = SmiAnswer(9, "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.")
+    for wsl, word in ((True, "Windows"), (False, "重启机器")):
+        monkeypatch.setattr(card, "in_wsl", lambda wsl=wsl: wsl)
+        assert word in card.check_driver(answer, [], vllm_version=None, pinned="0.32.0").fix

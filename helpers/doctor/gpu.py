@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from helpers.config import in_wsl
 from helpers.doctor.check import PYTHON_HERE, Check, failed, ok, warned
 from helpers.machine import SmiAnswer
 from helpers.models.size import GIB, RUNTIME_GIB
@@ -27,19 +29,18 @@ CU129: Final = (
 )
 RESTART: Final = "重启机器；AutoDL：在控制台重启实例，还不行就换一台"
 LOST: Final = (
-    "GPU is lost",
-    "Unable to determine the device handle",
-    "requires reset",
-    "fallen off",
-    "Unknown Error",
-    "ERR!",
+    "GPU is lost", "Unable to determine the device handle", "requires reset", "fallen off", "Unknown Error", "ERR!",
+)  # fmt: skip
+WSL_DRIVER = (
+    "不要在 WSL 里装 Linux 的 NVIDIA 驱动（装过：sudo apt purge 'nvidia-*' 'libnvidia-*'）；在 Windows 里更新驱动，"
+    "再在 PowerShell 里运行 wsl --update 和 wsl --shutdown，然后重新打开"
 )
 # What nvidia-smi says when it cannot answer → what that means, and the next step.
 SMI_ERRORS: Final = (
     ("couldn't communicate with the NVIDIA driver", "装了 nvidia-smi，但驱动没有运行",
      "重启机器；AutoDL：关机，再以有卡模式开机"),
     ("blocked by the operating system", "WSL2 看不到显卡：Windows 的驱动或 WSL 太旧",
-     "在 Windows 里更新 NVIDIA 驱动，再在 PowerShell 里运行 wsl --update 和 wsl --shutdown，然后重新打开"),
+     WSL_DRIVER),
     ("Driver Not Loaded", "装了 nvidia-smi，但驱动没有加载", "重启机器；AutoDL：关机，再以有卡模式开机"),
     ("libnvidia-ml", "容器里没有驱动的库", "docker run --gpus all（主机要装 nvidia-container-toolkit）"),
     ("Library Not Found", "容器里没有驱动的库", "docker run --gpus all（主机要装 nvidia-container-toolkit）"),
@@ -68,6 +69,10 @@ class Gpu:
     capability: tuple[int, int] | None
     mig: bool = False
     lost: bool = False  # an error stands where numbers should be
+
+    @property
+    def unified(self) -> bool:  # no memory of its own, but the machine's
+        return re.search("GB10|Jetson|Orin|Thor|Spark|Tegra", self.name) is not None
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,8 @@ def check_driver(answer: SmiAnswer, gpus: Sequence[Gpu], *, vllm_version: str | 
         return failed(DRIVER, "没有 nvidia-smi：没装 NVIDIA 驱动，或者这台机器没有显卡", USE_CPU)
     if answer.status == 124:
         return failed(DRIVER, "nvidia-smi 一直不回答，驱动可能卡住了", "重启机器；AutoDL：在控制台重启实例")
+    if not gpus and in_wsl() and re.search("communicate with|Driver Not Loaded", answer.output, re.IGNORECASE):
+        return failed(DRIVER, "WSL2 里的 nvidia-smi 找不到 Windows 的驱动", WSL_DRIVER)
     for message, found, fix in SMI_ERRORS:
         if message.lower() in answer.output.lower() and not gpus:
             return failed(DRIVER, found, fix)
@@ -191,8 +198,12 @@ def check_gpu_fit(
             found, fix = "显卡开着 MIG，只分到其中一片", "nvidia-smi -L（看自己这一片有多大，要 20 GB 以上）"
         else:
             found, fix = (
-                "驱动没有给出显存大小（GB10、Jetson 这样的统一内存就是如此）",
-                "free -h（显存就是内存，空闲要 20 GB 以上）",
+                ("驱动没有给出显存大小（统一内存就是如此）", "free -h（显存就是内存，空闲要 20 GB 以上）")
+                if gpu.unified
+                else (
+                    "驱动没有给出显存大小（vGPU、容器里常见）",
+                    "nvidia-smi 和租机器的网页（看这块卡分到多少，要 20 GB 以上）",
+                )
             )
         return warned(FIT, f"{found}；权重要 {weights_gib:.1f} GiB", fix)
     budget = gpu.total_gib * utilization
@@ -214,7 +225,7 @@ def check_gpu_free(
 ) -> Check:
     """vLLM refuses to start unless its whole share is free. `needed_gib`: the least share that works."""
     if gpu.mig or gpu.total_gib is None or gpu.free_gib is None:
-        fix = "nvidia-smi" if gpu.mig else "free -h"
+        fix = "free -h" if gpu.unified else "nvidia-smi"
         return warned(FREE, "驱动没有给出空闲显存（MIG、统一内存或容器里常见）", fix)
     share = gpu.total_gib * utilization
     if gpu.free_gib >= share:
