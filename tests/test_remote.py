@@ -13,7 +13,7 @@ import pytest
 
 from helpers import get_profile, server
 from helpers.errors import ServerError
-from helpers.server import VLLMServer, connect
+from helpers.server import VLLMServer, connect, state
 
 KEY = "right-key-0123456789"
 
@@ -108,6 +108,7 @@ def test_an_unreachable_server_is_told() -> None:
 def test_without_a_base_url_our_own_server_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
     monkeypatch.setattr(VLLMServer, "start", lambda one: one)
+    monkeypatch.setattr(state, "STATE_DIR", tmp_path)  # no server that runs beside the tests is joined
     profile = replace(get_profile({"TUTORIAL_PROFILE": "classroom"}), port=8123)
     one = connect(profile)
     assert isinstance(one, VLLMServer)

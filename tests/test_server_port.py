@@ -197,7 +197,7 @@ def test_check_says_in_a_sentence_that_the_server_has_gone(make: Make) -> None:
     one = make().start()
     one.check()
     one.stop()
-    with pytest.raises(ServerError, match="下一步：重新运行 server"):
+    with pytest.raises(ServerError, match="下一步：从 server"):
         one.check()
 
 
