@@ -47,7 +47,7 @@ SMI_ERRORS: Final = (
     ("Function Not Found", "nvidia-smi 和驱动的版本不一样", "重启机器（或容器）"),
     ("is not a valid field", "驱动太旧，nvidia-smi 还不会回答这些问题", "换新的镜像或机器，驱动 ≥ 580"),
     ("GPU is lost", "显卡掉线了", RESTART),
-    ("Unable to determine the device handle", "显卡掉线了", RESTART),
+    ("Unable to determine the device handle", "显卡掉线了，或容器拿不到它", f"主机上正常，就重建容器；{RESTART}"),
     ("requires reset", "显卡出错，要复位", RESTART),
     ("version mismatch", "驱动更新后还没有重启：内核里的版本和库的版本不一样", "重启机器（或容器）"),
     ("No devices", "驱动在，但没有分到显卡", f"AutoDL：关机，再以有卡模式开机；{USE_CPU}"),

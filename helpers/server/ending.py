@@ -38,8 +38,8 @@ LAST_OF_TRACEBACK = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:\(\w+\))?(?::
 PLAIN = re.compile(  # what is no exception of Python
     r"CUDA error \(|Exception: |\s*Value error, |[\w./ -]+: error: |\S*python[\d.]*: No module named|"
     r"\S+: (?:(?:line )?\d+: )?\S+: (?:command )?not found|Fatal Python error|terminate called|Killed\b|Aborted\b|"
-    r"Segmentation fault|Illegal instruction|Bus error|!+ Segfault|\*\*\* SIG|LLVM ERROR|double free|free\(\)|"
-    r"corrupted|.*[Cc]heck failed: "
+    r"Segmentation fault|Illegal instruction|Bus error|!+ Segfault|\*\*\* SIG|LLVM ERROR|double free|"
+    r"(?:free|(?:re|m|c)alloc)\(\)|corrupted|.*[Cc]heck failed: "
 )
 CHAINED = "The above exception was the direct cause", "During handling of the above exception"
 NEXT = re.compile(r"Process \S+:$|\[rank\d+\]:|Loading .*%|Exception ignored|nanobind:|.*resource_tracker")
