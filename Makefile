@@ -10,7 +10,7 @@ NOT_INSTALLED = { echo "没有装完，多半是网络断了或磁盘满了，�
 export PYTHONUTF8 = 1
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: tutorial test test-code test-notebooks test-all test-twice test-extra lab notebooks doctor bench gpu-report lock clean
+.PHONY: tutorial test test-code test-notebooks test-all lab notebooks doctor bench gpu-report lock clean
 
 tutorial: $(READY)
 	@$(BIN)/python -m helpers.authoring.series run
@@ -28,14 +28,8 @@ test-notebooks: $(READY)
 
 # then what takes longer or needs more than Python: each cell twice, odd models, nginx
 test-all: test
-	@echo "再同时跑两组：每格运行两遍；不听话的模型和班级服务器（约 12 分钟）"
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-twice test-extra
-
-test-twice: $(READY)
-	@$(BIN)/python -m pytest -m extra -k runs_twice
-
-test-extra: $(READY)
-	@$(BIN)/python -m pytest -m extra -k "not runs_twice"
+	@echo "再测费时的：每格运行两遍，不听话的模型，班级服务器（约 20 分钟）"
+	@$(BIN)/python -m pytest -m extra
 
 lab: $(READY)
 	@echo "JupyterLab 正在启动。浏览器没有自己打开，就把下面 http://127.0.0.1 开头的那一整行复制到浏览器里。"
