@@ -28,7 +28,7 @@ test-notebooks: $(READY)
 
 # then what takes longer or needs more than Python: each cell twice, odd models, nginx
 test-all: test
-	@echo "再测费时的：每格运行两遍，不听话的模型，班级服务器（约 20 分钟）"
+	@echo "再测费时的：每格运行两遍，不听话的模型，班级服务器（要二十分钟左右）"
 	@$(BIN)/python -m pytest -m extra
 
 lab: $(READY)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import nbformat
@@ -53,9 +54,11 @@ def test_run_prints_headlines_and_keeps_the_source(folder: Path, capsys: pytest.
 
 
 def test_rewrite_stores_what_a_reader_sees(folder: Path) -> None:
-    path = notebook(folder / "01_a.ipynb", f"print('10%\\r50%\\rdone'); print({str(series.REPO_ROOT)!r})")
+    path = notebook(
+        folder / "01_a.ipynb", f"print('10%\\r50%\\rdone'); print({str(series.REPO_ROOT)!r}, {sys.base_prefix!r})"
+    )
     assert series.main(["rewrite"]) == 0
-    assert nbformat.read(path, as_version=4).cells[0].outputs[0].text == "done\n<repo>\n"
+    assert nbformat.read(path, as_version=4).cells[0].outputs[0].text == "done\n<repo> <python>\n"
 
 
 def test_rewrite_takes_the_solutions_along_and_run_does_not(folder: Path) -> None:

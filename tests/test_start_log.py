@@ -101,6 +101,18 @@ def test_a_known_cause_is_named(name: str, process: str) -> None:
     assert words in "".join(diagnose(failed(error.strip(), process=process)) or ())
 
 
+def test_every_cause_is_the_answer_to_some_message() -> None:
+    logs = [failed(message["log"].strip()) for message in RECORDED.values()]
+    logs += [file.read_text(encoding="utf-8") for file in LOGS.glob("*.txt")]
+    said = {"".join(known) for log in logs if (known := diagnose(log))}
+
+    def template(cause: dict[str, str]) -> str:
+        text = re.escape(cause["what"] + cause["todo"])
+        return re.sub(r"\\\{\d\\\}", "[\\\\s\\\\S]*", re.sub(r"（\\\{\d\\\}）", "(?:（.*）)?", text))
+
+    assert [cause["error"] for cause in CAUSES if not any(re.fullmatch(template(cause), one) for one in said)] == []
+
+
 HARMLESS = [
     "WARNING 11-25 08:38:55 [x.py:1] Failed to import from vllm._C: ModuleNotFoundError(\"No module named 'vllm._C'\")",
     "WARNING 11-25 08:38:55 [system_utils.py:255] Found ulimit of 20000 … `OSError: [Errno 24] Too many open files`.",

@@ -156,11 +156,11 @@ def _failed_cell(notebook: Any) -> str:
 
 
 def _as_seen(text: str) -> str:
-    """What a terminal shows in the end: a carriage return overwrites its line; this machine's path is not told."""
+    """What a terminal shows in the end: a carriage return overwrites its line; this machine's paths are not told."""
     lines = [CURSOR_MOVES.sub("", line).rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
     if CURSOR_MOVES.search(text):  # several bars at once leave empty lines where they were wiped out
         lines = [line for line in lines if line.strip()] + [""]
-    return "\n".join(lines).replace(str(REPO_ROOT), "<repo>")
+    return "\n".join(lines).replace(str(REPO_ROOT), "<repo>").replace(sys.base_prefix, "<python>")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

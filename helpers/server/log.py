@@ -43,7 +43,7 @@ VANISHED = (
     "引擎进程没有留下报错就没了，多半是被系统杀死的：内存或 /dev/shm 不够，或者有人停了它。",
     f"{NO_RAM}再启动一次，同时在另一个终端里用 free -h 看着。",
 )
-SIGNAL = re.compile(r"(?:Failed core proc\(s\): \{[^}]*: |exit code:? )(?:-(\d+)|1(3[1-9])\b)")
+SIGNAL = re.compile(r"(?:Failed core proc\(s\): \{[^}]*: |exit code:? )(?:-(\d+)|(13[1-9])\b)")
 # (somebody says that this process failed, a line that it wrote before, what it writes when it fails by itself)
 LAST_WORDS = [
     ("WorkerProc initialization failed", "(EngineCore", "WorkerProc failed to start"),
@@ -92,7 +92,7 @@ def diagnose(log: str) -> tuple[str, str] | None:
     told = _known(log, [(_with_code(end), True), *end.causes]) if end else None
     if told or (end and not end.weak):
         return told
-    for number in (int(minus or 0) or int(high) - 128 + 100 for minus, high in SIGNAL.findall(log)):
+    for number in (int(minus) if minus else int(high) - 128 for minus, high in SIGNAL.findall(log)):
         if number in SIGNALS:
             return SIGNALS[number]
     weak = (_known(log, [(error.text, True)]) for error in reversed(errors(log)))
