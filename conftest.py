@@ -15,7 +15,7 @@ from helpers.server import Server, connect
 
 ATTACHING = ("05", "06", "08")  # notebooks that call a server, and join one that runs already
 
-os.environ.setdefault("TUTORIAL_ROUNDS", "1")  # 07 measures three times, for its numbers; a test reads none of them
+os.environ.setdefault("TUTORIAL_ROUNDS", "1")  # 07 and 08 measure twice, for their numbers; a test reads none of them
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # run in the background, Python and its children ignore it
 
