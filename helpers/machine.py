@@ -19,8 +19,8 @@ import psutil
 from helpers.errors import ServerError
 
 __all__ = [
-    "SmiAnswer", "ask_smi", "cuda_gpus", "describe", "free_port", "installed_version", "lan_address", "port_is_free",
-    "port_owner",
+    "SmiAnswer", "ask_smi", "cuda_gpus", "cuda_memory_gib", "cuda_total_gib", "describe", "free_port",
+    "installed_version", "lan_address", "port_is_free", "port_owner",
 ]  # fmt: skip
 
 PACKAGES = ("vllm", "torch", "transformers", "openai", "modelscope", "jupyterlab")
@@ -72,6 +72,35 @@ def cuda_gpus() -> list[str]:
             break
         chosen.append(match[0].splitlines()[0])
     return chosen
+
+
+def cuda_total_gib(total_mib: float, reserved_mib: float | None) -> float:
+    """GiB of a card as CUDA counts them, and vLLM with it: nvidia-smi's total less what the driver keeps for itself.
+
+    Seen on an H100, to the MiB: 81559 - 480 = 81079, which is what CUDA says.
+
+    Args:
+        total_mib, reserved_mib: `memory.total` and `memory.reserved` of nvidia-smi; None: it does not tell, then 1.5 %
+            (what a 24 GB card of the RTX series loses).
+    """
+    return (total_mib * 0.985 if reserved_mib is None else total_mib - reserved_mib) / 1024
+
+
+def cuda_memory_gib() -> float | None:
+    """GiB, as CUDA counts them, of the smallest card that this process may use; without loading CUDA.
+
+    Returns:
+        None where nvidia-smi does not tell: no card, unified memory, or only a slice of a card (MIG).
+    """
+    cards = "\n".join(cuda_gpus())
+    found = []
+    for row in ask_smi("--query-gpu=uuid,mig.mode.current,memory.total,memory.reserved").output.splitlines():
+        uuid, mig, total, reserved = (row.split(", ") + [""] * 4)[:4]
+        if uuid.startswith("GPU-") and f"(UUID: {uuid})" in cards:
+            if mig == "Enabled" or not total.isdigit():
+                return None
+            found.append(cuda_total_gib(int(total), int(reserved) if reserved.isdigit() else None))
+    return min(found, default=None)
 
 
 def installed_version(distribution: str) -> str | None:

@@ -30,6 +30,7 @@ from helpers.models import (
     find_model,
     model_size,
 )
+from helpers.models.size import CONTEXTS, GIB, RUNTIME_GIB, context_that_fits, quantized_gib
 
 SHARD = "model-00002-of-000002.safetensors"
 
@@ -48,7 +49,7 @@ def profile(model_dir: Path, *, name: str = "gpu", model_id: str = MODEL_ID) -> 
 
 def test_the_published_shape_gives_the_published_figures() -> None:
     size = model_size(SEVEN_B_CONFIG)
-    assert size == ModelSize(7_615_616_512, 7_615_616_512 * 2 / 1024**3, 56 * 1024)
+    assert size == ModelSize(7_615_616_512, 7_615_616_512 * 2 / 1024**3, 56 * 1024, 6_525_288_448)
     assert round(size.weights_gib, 1) == 14.2
 
 
@@ -80,6 +81,34 @@ def test_the_count_is_that_of_a_real_checkpoint(change: dict[str, Any], tmp_path
     assert size.weights_gib == pytest.approx(files.weight_bytes / 1024**3)
     heads = shape["num_key_value_heads"]
     assert size.kv_bytes_per_token == 2 * shape["num_hidden_layers"] * heads * 4 * 4  # head_dim 16/4, float32
+
+
+def test_matrices_of_the_layers_are_those_of_a_real_model() -> None:
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    with torch.device("meta"):
+        model = Qwen2ForCausalLM(Qwen2Config(**{k: v for k, v in SEVEN_B_CONFIG.items() if k != "model_type"}))
+    matrices = [weight for name, weight in model.model.layers.named_parameters() if weight.dim() == 2]
+    assert model_size(SEVEN_B_CONFIG).weights_in_layers == sum(weight.numel() for weight in matrices)
+
+
+def test_quantization_leaves_both_ends_of_the_vocabulary_alone() -> None:
+    four, eight = (quantized_gib(SEVEN_B_CONFIG, bits=bits, group=group) for bits, group in [(4, 128), (8, None)])
+    assert (round(four, 1), round(eight, 1)) == (5.2, 8.1)
+    assert quantized_gib(SEVEN_B_CONFIG, bits=16) == pytest.approx(model_size(SEVEN_B_CONFIG).weights_gib)
+    assert quantized_gib(SEVEN_B_CONFIG, bits=4) < four < quantized_gib(SEVEN_B_CONFIG, bits=4, group=32)
+
+
+@pytest.mark.parametrize(
+    ("card_gib", "utilization", "length"),
+    [(23.6, 0.9, 32768), (79.2, 0.9, 32768), (20, 0.9, 16384), (19, 0.9, 8192), (17.97, 0.9, None), (23.6, 0.7, 2048)],
+)
+def test_the_context_is_the_largest_of_which_two_fit(card_gib: float, utilization: float, length: int | None) -> None:
+    size = model_size(SEVEN_B_CONFIG)
+    assert context_that_fits(card_gib, size, utilization=utilization) == length
+    tokens = (card_gib * utilization - size.weights_gib - RUNTIME_GIB) * GIB / size.kv_bytes_per_token
+    assert [n for n in CONTEXTS if 2 * n <= tokens][:1] == ([length] if length else [])
 
 
 @pytest.mark.parametrize(
