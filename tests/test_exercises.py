@@ -255,7 +255,7 @@ def test_the_hint_fits_the_mistake(say: Any) -> None:
 def test_tries_are_counted_until_solved_and_survive_a_restart(
     progress_file: Path, say: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for answer in (222, 222, 515, 222, 515):
+    for answer in (189, 189, 506, 189, 506):
         say("01-1", answer)
     say("01-2", *WRONG["01-2"][0])
     assert json.loads(progress_file.read_text()) == {
@@ -277,7 +277,7 @@ def test_a_damaged_record_is_not_fatal(content: str, progress_file: Path, say: A
     progress_file.parent.mkdir()
     progress_file.write_text(content)
     progress()
-    assert "✓ 01-1" in say("01-1", 515)
+    assert "✓ 01-1" in say("01-1", 506)
     assert json.loads(progress_file.read_text()) == {"01-1": {"tries": 1, "solved": True}}
 
 
@@ -286,7 +286,7 @@ def test_a_record_that_cannot_be_written_is_said_and_the_verdict_still_comes(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(record, "PROGRESS_FILE", tmp_path / "file" / "exercises.json")
-    said = say("01-1", 222)
+    said = say("01-1", 189)
     assert said.startswith("（进度没有记下：") and "✗ 01-1" in said and EXERCISES["01-1"].hints[0] in said
 
 
@@ -306,10 +306,10 @@ def test_writers_at_once_lose_nothing(progress_file: Path) -> None:
 def test_off_leaves_the_record_alone(
     progress_file: Path, monkeypatch: pytest.MonkeyPatch, say: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    say("01-1", 222)
+    say("01-1", 189)
     before = progress_file.read_text()
     monkeypatch.setenv("TUTORIAL_PROGRESS", "off")
-    assert "✓ 01-1" in say("01-1", 515)
+    assert "✓ 01-1" in say("01-1", 506)
     progress()
     assert "○ 01-1" in capsys.readouterr().out
     assert progress_file.read_text() == before
