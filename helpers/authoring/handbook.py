@@ -19,18 +19,18 @@ from helpers.bench import measured, spread
 from helpers.bench.results import knee
 from helpers.bench.roofline import decode_limit
 from helpers.classroom.server import ENGINE_LIMITS
-from helpers.config import REPO_ROOT, get_profile
+from helpers.config import REPO_ROOT
 from helpers.exercises import EXERCISES
 from helpers.models import SEVEN_B_CONFIG, model_size
-from helpers.models.size import GIB
+from helpers.models.size import CARD_24GB_GIB, GIB, context_that_fits, kv_budget_gib
 
 __all__ = ["Notebook", "filled", "numbers", "read_notebooks"]
 
-CARD_GIB = 24564 / 1024  # what nvidia-smi reports of a 24 GB card
 RTX_4090_GB_S = 1008
 CLASS = 30  # learners
 GREEDY = 60  # requests that one learner sends at once in the test of the class server
-GPU = get_profile({"TUTORIAL_PROFILE": "gpu"})
+SEVEN_B = model_size(SEVEN_B_CONFIG)
+CONTEXT = context_that_fits(CARD_24GB_GIB, SEVEN_B) or 0  # tokens: what the course asks of a 24 GB card
 
 
 @dataclass(frozen=True)
@@ -140,18 +140,14 @@ def _syllabus(plan: Sequence[Row], notebooks: dict[str, Notebook], *, runs: bool
     return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |").replace("|  |", "| |") for line in lines), clock
 
 
-def _kv_gib(card_gib: float) -> float:
-    """What a card leaves for the KV cache: nine tenths, less the weights and 1.5 GiB."""
-    return card_gib * 0.9 - model_size(SEVEN_B_CONFIG).weights_gib - 1.5
-
-
 def _kv_tokens() -> float:
-    return _kv_gib(CARD_GIB) * GIB / model_size(SEVEN_B_CONFIG).kv_bytes_per_token
+    """Tokens of KV cache that a 24 GB card holds beside the 7B, estimated."""
+    return kv_budget_gib(CARD_24GB_GIB, SEVEN_B.weights_gib) * GIB / SEVEN_B.kv_bytes_per_token
 
 
-def _at_worst() -> int:
-    """Requests of the greatest length that fit a 24 GB card."""
-    return int(_kv_tokens() // GPU.max_model_len)
+def _at_once(tokens: int) -> int:
+    """Requests of `tokens` in all that fit a 24 GB card."""
+    return int(_kv_tokens() // tokens)
 
 
 def _limit(batch: int, context: int) -> float:
@@ -160,7 +156,7 @@ def _limit(batch: int, context: int) -> float:
 
 def _decode_limits() -> str:
     lines = ["| 同时的请求 | 每个的上下文（token） | 合计（tok/s） | 每个（tok/s） |", "| --- | --- | --- | --- |"]
-    for batch, context in [(25, 128), (CLASS, 1024), (_at_worst(), GPU.max_model_len)]:
+    for batch, context in [(25, 128), (CLASS, 1024), (_at_once(2048), 2048), (_at_once(CONTEXT), CONTEXT)]:
         limit = _limit(batch, context)
         lines.append(f"| {batch} | {context} | {limit:.0f} | {limit / batch:.0f} |")
     return "\n".join(lines)
@@ -168,20 +164,21 @@ def _decode_limits() -> str:
 
 def numbers(notebooks: dict[str, Notebook]) -> dict[str, str]:
     """Every number that a mark may name, written as it stands in the text."""
-    size, each = model_size(SEVEN_B_CONFIG), _limit(CLASS, 1024) / CLASS
-    gb = size.parameters * 2 / 1e9
+    each, gb = _limit(CLASS, 1024) / CLASS, SEVEN_B.parameters * 2 / 1e9
+    kv_24, kv_48 = (kv_budget_gib(card, SEVEN_B.weights_gib) for card in (CARD_24GB_GIB, 48.0))
     conf = (REPO_ROOT / "helpers" / "classroom" / "nginx.conf").read_text(encoding="utf-8")
     [rate], [at_once] = re.findall(r"rate=(\d+)r/s", conf), re.findall(r"limit_conn running (\d+)", conf)
     prompts, answers = ENGINE_LIMITS.values()
     return {
         "notebooks": f"{len(notebooks)}",
         "exercises": f"{len(EXERCISES)}",
-        "kv_gib": f"{_kv_gib(CARD_GIB):.1f}",
-        "kv_kib": f"{size.kv_bytes_per_token / 1024:.0f}",
+        "kv_gib": f"{kv_24:.1f}",
+        "kv_kib": f"{SEVEN_B.kv_bytes_per_token / 1024:.0f}",
         "kv_ktokens": f"{_kv_tokens() / 1000:.0f}",
-        "kv_48": f"{_kv_gib(48) / _kv_gib(CARD_GIB):.1f}",
-        "max_len": f"{GPU.max_model_len}",
-        "at_worst": f"{_at_worst()}",
+        "kv_48": f"{kv_48 / kv_24:.1f}",
+        "max_len": f"{CONTEXT}",
+        "at_worst": f"{_at_once(CONTEXT)}",
+        "short_at_once": f"{_at_once(2048)}",
         "each_tok_s": f"{each:.0f}",
         "thousand_s": f"{1000 / each:.0f}",
         "weights_gb": f"{gb:.1f}",
