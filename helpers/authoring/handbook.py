@@ -22,7 +22,7 @@ from helpers.classroom.server import ENGINE_LIMITS
 from helpers.config import REPO_ROOT
 from helpers.exercises import EXERCISES
 from helpers.models import SEVEN_B_CONFIG, model_size
-from helpers.models.size import CARD_24GB_GIB, GIB, context_that_fits, kv_budget_gib
+from helpers.models.size import CARD_24GB_GIB, GIB, RUNTIME_GIB, context_that_fits, kv_budget_gib
 
 __all__ = ["Notebook", "filled", "numbers", "read_notebooks"]
 
@@ -172,6 +172,7 @@ def numbers(notebooks: dict[str, Notebook]) -> dict[str, str]:
     return {
         "notebooks": f"{len(notebooks)}",
         "exercises": f"{len(EXERCISES)}",
+        "rest_gib": f"{RUNTIME_GIB:g}",
         "kv_gib": f"{kv_24:.1f}",
         "kv_kib": f"{SEVEN_B.kv_bytes_per_token / 1024:.0f}",
         "kv_ktokens": f"{_kv_tokens() / 1000:.0f}",
