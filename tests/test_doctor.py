@@ -12,7 +12,7 @@ import unicodedata
 import pytest
 
 from helpers.config import REPO_ROOT, get_profile
-from helpers.doctor import Check, cards, host, install, probe, render, run_checks
+from helpers.doctor import Check, cards, fit, host, install, probe, render, run_checks
 from helpers.doctor import gpu as card
 from helpers.doctor.check import display_width
 from helpers.errors import ConfigError
@@ -33,10 +33,10 @@ def test_table_is_aligned():
     )
     lines = table.splitlines()
     columns = {
-        width(line[: line.index(mark)]) for line, mark in zip(lines, ["8000", "3.9", "→", "慢", "→"], strict=False)
+        width(line[: line.index(mark)]) for line, mark in zip(lines, ["8000", "3.9", "→", "→", "慢", "→"], strict=False)
     }
     assert len(columns) == 1
-    assert "→ conda create" in lines[2]
+    assert "→ conda" in lines[2] and "→ create" in lines[3]
     assert lines[-1] == "共 3 项：1 OK，1 WARN，1 FAIL"
     assert display_width("显卡 GPU（é）") == 4 + 1 + 3 + 2 + 1 + 2
     assert display_width("e\u0301") == 1
@@ -77,7 +77,7 @@ def test_real_run_on_this_machine():
     assert (done.returncode, done.stderr, result["ok"]) == (0, "", True)
     by_name = {check["name"]: check for check in result["checks"]}
     assert by_name[install.PINS]["status"] == by_name[install.PYTHON]["status"] == "OK"
-    for name in (card.DRIVER, cards.USE, card.CARD, card.FIT, card.FREE):
+    for name in (card.DRIVER, cards.USE, card.CARD, fit.FIT, fit.FREE):
         assert by_name[name]["status"] == "OK"
         assert "用不到" in by_name[name]["found"]
 
@@ -89,7 +89,7 @@ def test_exit_status_and_table_when_checks_fail():
     assert done.returncode == 1
     assert "→ unset all_proxy" in done.stdout
     assert f"（PID {os.getpid()}）" in done.stdout
-    assert "→ export TUTORIAL_PORT=" in done.stdout
+    assert "：export TUTORIAL_PORT=" in done.stdout
 
 
 def test_bad_variable_is_a_line_of_the_table():
