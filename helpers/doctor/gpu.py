@@ -87,7 +87,7 @@ def _judge_driver(driver: str, *, vllm_version: str | None, pinned: str) -> Chec
         return ok(DRIVER, f"{driver}，装的是配套的 vllm {vllm_version}（CUDA 12.9）")
     if major >= 525:
         found = f"{driver} 低于 580，带不动 PyPI 上的 CUDA 13 安装包，要 CUDA 12.9 的"
-        return failed(DRIVER, found, f"{NEWER}；不换的话：{CU129.format(python=PYTHON_HERE, version=pinned)}")
+        return failed(DRIVER, found, f"{NEWER}\n不换的话：{CU129.format(python=PYTHON_HERE, version=pinned)}")
     return failed(
         DRIVER,
         f"{driver} 太旧：vllm {pinned} 至少要 525（CUDA 12.9），最好 580（CUDA 13）",
