@@ -21,7 +21,7 @@ EXPORT = re.compile(rf"export ({ASSIGNMENT}(?: {ASSIGNMENT})*)")
 UNSET = re.compile(r"unset ([A-Za-z_]\w*(?: [A-Za-z_]\w*)*)")
 IN_NOTEBOOK = (
     "%env 和 os.environ 这样的行：写在笔记本第一格代码之前另加的一格里，再重启内核，从头运行。别的笔记本也要，"
-    "就在注册内核时用 --env 写进去（01 第 4 节）。"
+    "就在注册内核时用 --env 写进去（见 README“可以改的设置”）。"
 )
 IN_TERMINAL = "export 只管这个终端。笔记本里要的话，在第一格代码之前加一格，把 export X=… 写成 %env X=…，再重启内核。"
 
