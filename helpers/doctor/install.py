@@ -13,7 +13,10 @@ from packaging.version import InvalidVersion, Version
 from helpers.config import REPO_ROOT, Profile
 from helpers.doctor.check import PYTHON_HERE, Check, failed, ok, warned
 
-__all__ = ["PACKAGES", "check_model_files", "check_packages", "check_profile", "check_python", "read_pins"]
+__all__ = [
+    "PACKAGES", "check_model_files", "check_packages", "check_profile", "check_python", "check_without_card",
+    "read_pins",
+]  # fmt: skip
 
 PYTHON, PINS, PROFILE, MODEL = "Python", "软件包版本", "运行方式", "模型文件"
 PYTHON_MIN, PYTHON_END = (3, 11), (3, 15)  # what vLLM 0.32 accepts: from 3.11, below 3.15
@@ -37,6 +40,12 @@ def check_python(version: tuple[int, int, int], executable: str) -> Check:
         f"cd {shlex.quote(str(REPO_ROOT))} && rm -rf .venv && make doctor PYTHON=python3.12；"
         "显卡机器：conda env create -f environment.yml && conda activate vllm-tutorial",
     )
+
+
+def check_without_card(vllm: str) -> Check:
+    """The build for CUDA is installed and no card is there. Installing the CPU build over it would be wrong."""
+    found = f"装的是显卡版的 vllm {vllm}，这里却看不到显卡：能下载模型，不能运行 vLLM"
+    return warned(PINS, found, "AutoDL：下载完关机，再以有卡模式开机；不要在这个环境里装 CPU 版")
 
 
 def read_pins(file: Path, engine_requires: list[str] | None = None) -> dict[str, Requirement]:
