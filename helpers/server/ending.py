@@ -50,6 +50,7 @@ HANDLED = re.compile(
 )
 ECHO = re.compile(
     r"See root cause above|See stack trace|initialization failed due to an exception in a background|"
+    r"RuntimeError: Engine core initialization failed|"
     r"Engine process failed to start|EngineDeadError|EngineCore encountered an issue|Executor failed\.|"
     r"died with exit code|Engine core process \S+ died|cancelled|CancelledError|KeyboardInterrupt|SystemExit"
 )
@@ -150,7 +151,8 @@ class _Stream:
         return one.stamp == other.stamp and (bool(one.stamp) or other.number == one.number + 1)
 
     def _before(self, at: int) -> str:
-        return self.lines[at - 1].text if at and self._same(at) else ""
+        text = self.lines[at - 1].text if at and self._same(at) else ""
+        return "" if text.startswith(" ") else text  # a line of code that a warning quotes says nothing
 
     def _message(self, at: int) -> list[str]:
         message = [self.lines[at].text]
