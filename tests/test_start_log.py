@@ -161,8 +161,10 @@ def test_a_harmless_line_is_no_cause(line: str) -> None:
 
 
 def test_a_line_of_code_that_a_warning_quotes_hides_no_error() -> None:
-    warning = "/env/torch/cuda/__init__.py:64: FutureWarning: pynvml is deprecated\n  import pynvml  # type: ignore[x]\n"
-    error = 'Traceback (most recent call last):\n  File "x.py", line 1, in f\n    g()\nKeyError: \'never seen\'\n'
+    warning = (
+        "/env/torch/cuda/__init__.py:64: FutureWarning: pynvml is deprecated\n  import pynvml  # type: ignore[x]\n"
+    )
+    error = "Traceback (most recent call last):\n  File \"x.py\", line 1, in f\n    g()\nKeyError: 'never seen'\n"
     assert last_error(warning + error) == "KeyError: 'never seen'"
 
 

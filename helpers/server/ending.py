@@ -57,7 +57,7 @@ ECHO = re.compile(
 CONSEQUENCE = re.compile(  # what a process says when another one has gone; the cause only where nobody says more
     r"(?:closed|reset) by peer|Broken ?[Pp]ipe|DistStoreError|failed to recv|TCPStore|remote process exited|EOFError|"
     r"ConnectionResetError|RPC call to|ProcessLookupError|ZMQError: (?!Address)|/psm_|resource_tracker|"
-    r"heartbeat|Watchdog|Killed\b|ncclRemoteError|failed to be inspected|Child failed|ChildFailedError"
+    r"heartbeat|Watchdog|Killed\b|ncclRemoteError|failed to be inspected|RayTaskError|Child failed|ChildFailedError"
 )
 
 

@@ -70,7 +70,8 @@ class RemoteServer(Server):
                 "unset ALL_PROXY all_proxy HTTP_PROXY http_proxy HTTPS_PROXY https_proxy，再重新启动。"
             ) from None
         except httpx.HTTPError as error:
+            wrong = "0.0.0.0 只是监听时的写法，访问要写那台机器的地址（本机写 127.0.0.1）。"
             raise ServerError(
-                f"连不上 {self.base_url}（{type(error).__name__}）。请核对 TUTORIAL_BASE_URL，"
-                "确认和老师的机器在同一个网络里；设了代理的话，把这个地址加进 NO_PROXY。"
+                f"连不上 {self.base_url}（{type(error).__name__}）。{wrong if '//0.0.0.0' in self.base_url else ''}"
+                "请核对 TUTORIAL_BASE_URL，确认和老师的机器在同一个网络里；设了代理的话，把这个地址加进 NO_PROXY。"
             ) from None
