@@ -7,6 +7,7 @@ What compiled code, a tool or an older version says has none.
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from helpers.server.log import LAST_WORDS, PHASES
+from helpers.server.startup import GUARDED, OPEN_PATHS
 
 RECORDED = json.loads((Path(__file__).parent / "fakes" / "vllm_messages.json").read_text(encoding="utf-8"))
 QUOTED = {name: message for name, message in RECORDED.items() if "source" in message}
@@ -44,6 +46,12 @@ def test_a_message_stands_in_the_code_that_raises_it(name: str) -> None:
 @pytest.mark.parametrize("words", [words for words, _ in PHASES[1:]] + [words for words, _, _ in LAST_WORDS])
 def test_the_words_of_the_progress_bar_and_of_an_end_stand_in_the_code(words: str) -> None:
     assert words in code("vllm")
+
+
+def test_the_paths_that_a_key_guards_are_named_as_the_middleware_has_them() -> None:
+    guarded = re.search(r"^GUARDED_PREFIX = \((.*)\)$", code("vllm"), re.MULTILINE)
+    assert guarded and [word.strip('" ') for word in guarded[1].split(",")] == re.findall(r"/\w+", GUARDED)
+    assert GUARDED in OPEN_PATHS
 
 
 def test_most_of_what_the_engine_itself_says_is_looked_up() -> None:

@@ -23,18 +23,13 @@ from helpers.server import state as states
 from helpers.server.base import Server
 from helpers.server.command import LOOPBACK, ServeCommand, readable
 from helpers.server.neighbour import Refusal, listens, refusal
-from helpers.server.startup import new_log, why
+from helpers.server.startup import OPEN_PATHS, new_log, why
 from helpers.server.state import STOP_TIMEOUT_S, Ident, State, StateFile, ident, members, start_keeper
 
 __all__ = ["VLLMServer"]
 
 POLL_S = 0.25
 START_ABORT_S = 5.0  # a server that is still loading has nothing to finish
-OPEN_PATHS = (
-    "注意：密钥只管 /v1、/v2、/inference、/cohere 开头的路径，别的谁都能用：/invocations、/generative_scoring 也能推理"
-    "，/scale_elastic_ep 能改部署，还有 /metrics、/tokenize。前面要放反向代理，只放行 /v1/models、/v1/completions、"
-    "/v1/chat/completions。"
-)
 
 
 class VLLMServer(Server):
