@@ -110,7 +110,7 @@ class VLLMServer(Server):
         return server_log.tail(self.log_file, lines=lines)
 
     def start(self) -> Self:
-        """Start the server, or join one that already serves the same here, and wait until it answers.
+        """Start the server, or join one that already serves the same here, and wait until `/health` gives 200.
 
         Where something else holds the port, take the next one, and say so.
 

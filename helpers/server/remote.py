@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from typing import Self
+from urllib.parse import urlsplit
 
 import httpx
 
 from helpers.config import Profile
 from helpers.errors import ServerError
+from helpers.models.address import asked_proxy
 from helpers.server.base import HEALTHY, Server
 
 __all__ = ["RemoteServer"]
 
 TIMEOUT_S = 10.0
+PROXYS_OWN = (502, 503, 504)  # what a proxy answers itself when it cannot reach the address
 
 
 class RemoteServer(Server):
@@ -36,6 +39,12 @@ class RemoteServer(Server):
             ServerError: it does not; the message says which of the three, and what to do.
         """
         health = self._get("/health")
+        proxy = asked_proxy(self.base_url)
+        if health.status_code in PROXYS_OWN and proxy:
+            raise ServerError(
+                f"{self.base_url} 返回 {health.status_code}，多半是代理 {proxy[1]}（环境变量 {proxy[0]}）回答的。"
+                f"请把 {urlsplit(self.base_url).hostname} 加进 NO_PROXY，再重启内核；还是这样，请告诉老师。"
+            )
         if health.status_code not in HEALTHY:
             raise ServerError(f"{self.base_url} 有回应，但还不能用（/health 返回 {health.status_code}）。请告诉老师。")
         answer = self._get("/v1/models")
