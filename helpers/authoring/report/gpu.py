@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.authoring.report.cores import CoresWatch, typical
+from helpers.authoring.report.longrun import measure_long
 from helpers.authoring.report.pairs import pairs
 from helpers.authoring.report.step import profiled_step
 from helpers.bench import read_metrics, read_serving, run_bench, serving_command
@@ -160,6 +161,7 @@ PARTS: Mapping[str, Callable[[Run, Report], None]] = {
     "curve": measure_curve,
     "step": measure_step,
     "api_servers": measure_api_servers,
+    "long": measure_long,
 }
 
 
