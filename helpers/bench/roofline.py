@@ -49,12 +49,12 @@ def decode_limit(
             the output layer alone: it is counted with two bytes at least.
         bytes_per_kv: bytes of one number in the KV cache.
     """
-    output_layer = config["vocab_size"] * config["hidden_size"]
+    output_layer = int(config["vocab_size"] * config["hidden_size"])
     weight_bytes = (weights_read(config) - output_layer) * bytes_per_weight
     weight_bytes += output_layer * max(bytes_per_weight, 2)
     kv_bytes_per_token = model_size(config, bytes_per_weight=bytes_per_kv).kv_bytes_per_token
     bytes_per_step = weight_bytes + batch * context * kv_bytes_per_token
-    return batch * bandwidth_gb_s * 1e9 / float(bytes_per_step)
+    return batch * bandwidth_gb_s * 1e9 / bytes_per_step
 
 
 def prefill_limit(config: Mapping[str, Any], *, tflops: float) -> float:
