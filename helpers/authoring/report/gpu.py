@@ -12,11 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from helpers.authoring.report.cores import CoresWatch, typical
-<<<<<<< HEAD
-from helpers.authoring.report.memory import AS_ON_24_GB, memory_split
-=======
 from helpers.authoring.report.longrun import measure_long
->>>>>>> wt-f
+from helpers.authoring.report.memory import AS_ON_24_GB, memory_split
 from helpers.authoring.report.pairs import pairs
 from helpers.authoring.report.step import profiled_step
 from helpers.bench import read_metrics, read_serving, run_bench, serving_command
@@ -228,7 +225,7 @@ def measure(
         if name in parts and (run.cuda or name not in NEEDS_CUDA):
             part(run, report)
             if name in JOINING:
-                report[name]["machine"] = here
+                report.setdefault("hosts", {})[name] = here
             save(report)
 
 
@@ -252,4 +249,4 @@ def _kept(earlier: Report, head: Report, parts: Collection[str]) -> Report:
         raise BenchmarkError(
             "已有的报告是别的机器、版本或者权重的，不能只补测几项。把它移走，或者不写 --parts，全部重新测。"
         )
-    return {name: value for name, value in earlier.items() if joining or name in PARTS}
+    return {name: value for name, value in earlier.items() if joining or name in ("hosts", *PARTS)}
