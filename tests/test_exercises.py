@@ -16,13 +16,14 @@ from typing import Any
 import httpx
 import nbformat
 import pytest
-from exercise_answers import ENGINE, RIGHT, SERVER, WRONG, asked, asks_warmly
+from exercise_answers import ENGINE, RIGHT, SERVER, WRONG, asked, asks_warmly, prompt_len
 from exercise_kit import FAKE_VLLM, FakeEngine, fake_server
 
 from helpers import exercises
 from helpers.authoring import series
 from helpers.exercises import EXERCISES, check, progress, record
 from helpers.exercises.judging import number
+from helpers.reasoning import split_think
 
 PAIRS = {path.name: (series.NOTEBOOKS_DIR / path.name, path) for path in series.solution_paths()}
 READ = {name: tuple(nbformat.read(path, as_version=4) for path in pair) for name, pair in PAIRS.items()}
@@ -234,6 +235,24 @@ def test_an_engine_that_was_interrupted_is_named(say: Any, progress_file: Path) 
     engine.llm_engine = SimpleNamespace(has_unfinished_requests=lambda: True)
     assert "引擎停在了半路" in say("03-1", 33, engine)
     assert not progress_file.exists()
+
+
+def test_a_card_with_a_long_context_is_not_filled_to_the_last_token(say: Any) -> None:
+    limit, asked_for = 32768, []
+
+    class Card(FakeEngine):
+        def chat(self, messages: Any, params: Any, use_tqdm: bool = True) -> list[Any]:
+            asked_for.append(params.max_tokens)
+            return super().chat(messages, params)
+
+    def mended(llm: Any, question: str, max_tokens: int) -> Any:
+        if prompt_len(question) + max_tokens > limit:
+            raise ValueError("does not fit")
+        reply = split_think(asked(llm, question, max_tokens))
+        return reply.answer if reply.closed else None
+
+    assert say("03-4", mended, Card(), limit).startswith("✓")
+    assert max(asked_for) == 1024
 
 
 def test_the_hint_fits_the_mistake(say: Any) -> None:
