@@ -1,4 +1,4 @@
-"""Which model of the family fits on which card, how far quantized, with how much KV cache. Introduced in notebook 10."""
+"""Which model of the family fits on which card, and how much KV cache it leaves. Introduced in notebook 10."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FAMILY: Final[dict[str, dict[str, Any]]] = {
 # L40S) about a fifteenth less.
 CARDS_GIB: Final[dict[int, float]] = {8: 7.6, 12: 11.6, 16: 15.6, 24: 23.6, 48: 47.4, 80: 79.2}
 
-# Arguments of `fits`. Int8 has one scale for each row of a matrix; int4 one for 128 weights, as published checkpoints do.
+# Arguments of `fits`. Int8 has one scale for each row of a matrix; int4 one for 128 weights, as is usual.
 PRECISIONS: Final[dict[str, dict[str, int]]] = {"bf16": {}, "int8": {"bits": 8}, "int4": {"bits": 4, "group": 128}}
 ENOUGH = 2048  # tokens of KV cache below which a card is no place for a model
 
@@ -85,7 +85,9 @@ def advice(card_gib: float, *, cards: int = 1) -> str:
     for precision, options in PRECISIONS.items():
         tokens = {name: fits(config, card_gib, cards=cards, **options).tokens for name, config in FAMILY.items()}
         largest = [name for name in FAMILY if tokens[name] >= ENOUGH][-1:]
-        found += [f"{precision} 最大放得下 {name}（KV 缓存约 {tokens[name] / 10_000:.1f} 万 token）" for name in largest]
+        found += [
+            f"{precision} 最大放得下 {name}（KV 缓存约 {tokens[name] / 10_000:.1f} 万 token）" for name in largest
+        ]
     many = f"{cards} 块 " if cards > 1 else ""
     rest = "；".join(found) or "这一家的模型一个也放不下"
     return f"{many}CUDA 看得见 {card_gib:.1f} GiB 的卡：{rest}。"

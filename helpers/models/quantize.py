@@ -66,7 +66,7 @@ def quantize(source: Path, target: Path, *, bits: int, group: int | None = None)
         ModelError: the copy is not whole.
     """
     import torch
-    from compressed_tensors.compressors import pack_to_int32
+    from compressed_tensors.compressors import pack_to_int32  # type: ignore[import-untyped]
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(source, target, dirs_exist_ok=True)
