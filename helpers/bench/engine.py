@@ -26,7 +26,9 @@ class EngineLog(logging.Handler):
 
     def __enter__(self) -> Self:
         from vllm import logger
+        from vllm.config.logging import LoggingConfig
 
+        logger.configure_logging_if_needed(LoggingConfig())  # the first engine would do so, and drop our handler
         logger._print_info_once.cache_clear()  # a line that an earlier engine wrote is written again
         vllm = logging.getLogger("vllm")
         self._level_before = vllm.level

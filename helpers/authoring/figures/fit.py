@@ -66,7 +66,7 @@ def gpu_family() -> Figure:
     report = measured("gpu_family")
     rows = [row for row in report["family"] if {"1", "128"} & row["output_tok_per_s"].keys()]
     rows.sort(key=lambda row: ([*FAMILY].index(row["model"]), [*NAMES].index(row["setting"]), row["cards"]))
-    figure = Figure(figsize=(WIDTH / 72, (70 + 19 * len(rows)) / 72), layout="constrained")
+    figure = Figure(figsize=(WIDTH / 72, (90 + 21 * len(rows)) / 72), layout="constrained")
     axes = figure.add_subplot()
     for place, row in enumerate(reversed(rows)):
         for size, colour in (("1", BLUE), ("32", TEAL), ("128", ORANGE)):
@@ -84,7 +84,7 @@ def gpu_family() -> Figure:
     axes.margins(x=0.1, y=0.1)
     axes.grid(axis="x", color=LINE, linewidth=0.6)
     handles = {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    axes.legend(handles.values(), handles.keys(), frameon=False, loc="lower right")
+    figure.legend(handles.values(), handles.keys(), frameon=False, loc="outside lower center", ncols=3)
     machine = report["machine"]
     where = f"{machine['gpu'][0]} · vLLM {machine['versions']['vllm']} · 7B 是撑大的教室模型，别的是随机数"
     figure.suptitle(f"{where} · {machine['date']}", fontsize=9, color=MUTED, x=0.01, ha="left")
