@@ -20,7 +20,7 @@ from exercise_kit import LIMIT, rendered
 
 from helpers.bench.roofline import decode_limit, weights_read
 from helpers.bench.stats import paired_ratio
-from helpers.models import SEVEN_B_CONFIG, model_size
+from helpers.models import SEVEN_B_CONFIG, fit, model_size
 from helpers.models.size import RUNTIME_GIB as REST_GIB
 from helpers.reasoning import read_message, split_think
 
@@ -1038,4 +1038,116 @@ cases(
         100 * 2700 / decode_limit(SEVEN_B_CONFIG, bandwidth_gb_s=2039, batch=32, context=1088),
     ],
     wrong=[0.668, 58.5, 1900, 71.3, 50, None, "一半"],
+)
+
+# 10 ------------------------------------------------------------------------------------------------------------------
+
+cases(
+    "10-1",
+    right=[
+        {"P": "B", "Q": "C", "R": "D", "S": "E"},
+        {"P": "b", "Q": " c", "R": "d", "S": "e"},
+        {"P": "Ｂ", "Q": "Ｃ", "R": "Ｄ", "S": "Ｅ"},
+    ],
+    wrong=[
+        {"P": "C", "Q": "C", "R": "D", "S": "E"},  # 6 K tokens
+        {"P": "A", "Q": "C", "R": "D", "S": "E"},
+        {"P": "B", "Q": "D", "R": "D", "S": "E"},  # as on a card without ECC
+        {"P": "B", "Q": "B", "R": "D", "S": "E"},
+        {"P": "B", "Q": "C", "R": "E", "S": "E"},
+        {"P": "B", "Q": "C", "R": "D", "S": "D"},
+        {"P": "B", "Q": "C", "R": "D"},
+        ["B", "C", "D", "E"],
+        None,
+    ],
+)
+
+
+def longest_divided(config: Any, card_gib: float, users: int, **options: Any) -> int:
+    return min(fit.fits(config, card_gib, **options).tokens // users // 1024 * 1024, config["max_position_embeddings"])
+
+
+def longest_by_counting(config: Any, card_gib: float, users: int, **options: Any) -> int:
+    tokens, length = fit.fits(config, card_gib, **options).tokens, 0
+    while (length + 1024) * users <= tokens and length + 1024 <= config["max_position_embeddings"]:
+        length += 1024
+    return length
+
+
+cases(
+    "10-2",
+    right=[
+        longest_divided,
+        longest_by_counting,
+        lambda config, card_gib, users, **options: float(longest_divided(config, card_gib, users, **options)),
+    ],
+    wrong=[
+        lambda config, card_gib, users, **options: longest_divided(config, card_gib, users),  # options forgotten
+        lambda config, card_gib, users, **options: fit.fits(config, card_gib, **options).tokens // 1024 * 1024,
+        lambda config, card_gib, users, **options: fit.fits(config, card_gib, **options).tokens // users,
+        lambda config, card_gib, users, **options: fit.fits(config, card_gib, **options).tokens // users // 1024 * 1024,
+        lambda config, card_gib, users, **options: max(1024, longest_divided(config, card_gib, users, **options)),
+        lambda config, card_gib, users, **options: longest_divided(config, card_gib, users, **options) // 1024,
+        lambda config, card_gib, users: longest_divided(config, card_gib, users),
+        lambda *args, **options: None,
+    ],
+)
+
+
+def round_trip_loops(row: Any, bits: int, group: int) -> list[float]:
+    top, made = 2 ** (bits - 1) - 1, list[float]()
+    for begin in range(0, len(row), group):
+        part = row[begin : begin + group]
+        scale = max(abs(value) for value in part) / top or 1.0
+        made += [round(value / scale) * scale for value in part]
+    return made
+
+
+def round_trip_tensors(row: Any, bits: int, group: int) -> Any:
+    import torch
+
+    from helpers.models.quantize import to_int
+
+    numbers, scale = to_int(torch.tensor([row]), bits=bits, group=group)
+    return (numbers * scale).flatten().tolist()
+
+
+def round_trip_unguarded(row: Any, bits: int, group: int) -> list[float]:
+    top, made = 2 ** (bits - 1) - 1, list[float]()
+    for begin in range(0, len(row), group):
+        part = row[begin : begin + group]
+        scale = max(abs(value) for value in part) / top
+        made += [round(value / scale) * scale for value in part]
+    return made
+
+
+cases(
+    "10-3",
+    right=[round_trip_loops, round_trip_tensors, lambda row, bits, group: tuple(round_trip_loops(row, bits, group))],
+    wrong=[
+        round_trip_unguarded,
+        lambda row, bits, group: round_trip_loops(row, bits, len(row)),
+        lambda row, bits, group: round_trip_loops(row, bits + 1, group),
+        lambda row, bits, group: round_trip_loops(row, 8, group),
+        lambda row, bits, group: [round(value) for value in row],
+        lambda row, bits, group: list(row),
+        lambda row, bits, group: round_trip_loops(row, bits, group)[:group],
+        lambda row, bits, group: "0.5, -1.0",
+        lambda row, bits, group: None,
+    ],
+)
+
+cases(
+    "10-4",
+    right=[{"X": "E", "Y": "F", "Z": "G"}, {"X": "e", "Y": "f", "Z": "g"}, {"X": " Ｅ", "Y": "F", "Z": "Ｇ"}],
+    wrong=[
+        {"X": "F", "Y": "F", "Z": "G"},
+        {"X": "E", "Y": "E", "Z": "G"},
+        {"X": "E", "Y": "H", "Z": "G"},
+        {"X": "E", "Y": "F", "Z": "F"},
+        {"X": "E", "Y": "F"},
+        {"X": "E", "Y": "F", "Z": "--max-num-seqs"},
+        "EFG",
+        None,
+    ],
 )
