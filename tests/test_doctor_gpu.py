@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from helpers.config import REPO_ROOT
 from helpers.doctor import Check, fit, smi
 from helpers.doctor import gpu as card
 from helpers.machine import SmiAnswer
@@ -115,8 +119,14 @@ def test_driver_decides_the_wheel(version, vllm, status, words):
     assert bool(check.fix) == (status != "OK")
 
 
-def test_fix_of_a_middle_aged_driver_is_the_cu129_wheel():
+@pytest.mark.parametrize("prefix", [REPO_ROOT / ".venv-gpu", Path("/root/miniconda3/envs/vllm-tutorial")])
+def test_fix_of_a_middle_aged_driver_is_make_and_elsewhere_also_the_cu129_wheel(prefix, monkeypatch):
+    monkeypatch.setattr(sys, "prefix", str(prefix))
     fix = driver(RTX_4090).fix
+    assert f"cd {REPO_ROOT} && make setup" in fix
+    if prefix.parent == REPO_ROOT:
+        assert "pip install" not in fix
+        return
     assert 'pip install "vllm==0.32.0+cu129"' in fix
     assert "https://wheels.vllm.ai/0.32.0/cu129" in fix
     assert "https://download.pytorch.org/whl/cu129" in fix
@@ -126,6 +136,7 @@ def test_fix_of_a_middle_aged_driver_is_the_cu129_wheel():
     ("text", "status", "words", "fix"),
     [
         ("", None, "没有 nvidia-smi", "TUTORIAL_PROFILE=classroom"),
+        ("", None, "没有 nvidia-smi", "docker run --gpus all"),
         ("", 124, "不回答", "重启"),
         (COMMUNICATE, 9, "驱动没有运行", "有卡模式"),
         ("No devices were found\n", 6, "没有分到显卡", "有卡模式"),
@@ -190,7 +201,8 @@ def test_driver_of_the_first_card_that_tells_it():
     [
         (H200, "bfloat16", "OK", ""),
         (RTX_4090, "bfloat16", "OK", ""),
-        (T4, "bfloat16", "FAIL", "export TUTORIAL_DTYPE=float16"),
+        (T4, "bfloat16", "FAIL", "export TUTORIAL_DTYPE=float16\n"),
+        (T4, "bfloat16", "FAIL", "感叹号"),
         (T4, "float16", "OK", ""),
         (V100, "float16", "FAIL", "换一张"),
         (OLD, "bfloat16", "WARN", "7.5"),
@@ -216,9 +228,61 @@ def test_memory_for_weights_and_kv():
     assert name == "TUTORIAL_MAX_MODEL_LEN"
     assert fitted(RTX_4090, length=int(length)).status == "OK"
     assert fitted(RTX_4090, length=int(length) + 256).status == "FAIL"
-    assert fitted(T4).status == "FAIL"
-    assert "24 GB" in fitted(T4).fix
     assert [fitted(text).status for text in (MIG, RTX_4090.replace("24564", "[N/A]"))] == ["WARN", "WARN"]
+
+
+def card_of(mib: int) -> str:
+    return RTX_4090.replace("24564", str(mib))
+
+
+@pytest.mark.parametrize(
+    ("mib", "small", "fix"),
+    [(15360, False, "export TUTORIAL_MODEL=1.5b\n"), (8192, False, "export TUTORIAL_MODEL=1.5b\n"),
+     (6144, False, "1.5B 也放不下"), (4096, True, "1.5B 也放不下")],
+)  # fmt: skip
+def test_a_card_that_is_too_small_is_told_what_does_fit(mib, small, fix):
+    size = model_size(fit.ONE_POINT_FIVE_B) if small else SIZE
+    check = fit.check_gpu_fit(gpu(card_of(mib)), size, max_model_len=2048, utilization=0.9)
+    assert check.status == "FAIL" and fix in check.fix
+    assert ("TUTORIAL_MODEL" in fix) is ("TUTORIAL_MODEL" in check.fix)
+
+
+def test_what_is_named_fits():
+    small = model_size(fit.ONE_POINT_FIVE_B)
+    assert small.weights_gib == pytest.approx(3.31, abs=0.01) and small.kv_bytes_per_token == 28 * 1024
+    check = fit.check_gpu_fit(gpu(card_of(8192)), small, max_model_len=fit.ENOUGH_TOKENS, utilization=0.9)
+    assert check.status == "OK"
+    larger = replace(SIZE, parameters=2 * SIZE.parameters, weights_gib=2 * SIZE.weights_gib)
+    check = fit.check_gpu_fit(gpu(RTX_4090), larger, max_model_len=2048, utilization=0.9)
+    assert check.fix.startswith("export TUTORIAL_MODEL=7b\n")  # the largest that fits, not the smallest
+
+
+def load_choose():
+    spec = importlib.util.spec_from_file_location("choose", REPO_ROOT / "requirements" / "choose.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.choose
+
+
+@pytest.mark.parametrize("version", ["595.45", "580.95.05", "575.51.03", "525.60.13", "524.99", "470.57.02"])
+@pytest.mark.parametrize(
+    ("name", "mib", "capability"),
+    [("RTX 4090", 24564, "8.9"), ("Tesla T4", 15360, "7.5"), ("RTX 3060", 12288, "8.6"), ("RTX 2070", 8192, "7.5"),
+     ("RTX 2060", 6144, "7.5"), ("Tesla V100", 32768, "7.0"), ("GTX 1060", 6144, "6.1")],
+)  # fmt: skip
+def test_make_and_the_doctor_agree_on_what_is_usable(name, mib, capability, version):
+    """`make` installs the CUDA set exactly where the doctor has no complaint that only other hardware or another
+    driver could mend, and the set whose driver line is not a FAIL."""
+    chosen, why = load_choose()(f"{name}, {mib}, {capability}, {version}")
+    text = f"0, GPU-aa, {version}, {mib}, [N/A], {mib}, {capability}, [N/A], {name}\n"
+    vllm = {"gpu": "0.32.0", "gpu-cu129": "0.32.0+cu129"}.get(chosen)
+    checks = [driver(text, vllm=vllm), card.check_capability(gpu(text), dtype="float16"), fitted(text)]
+    hopeless = [check for check in checks if check.status == "FAIL" and "TUTORIAL_MODEL=" not in check.fix]
+    assert bool(hopeless) is (chosen == "classroom")
+    assert bool(why) is (chosen != "gpu")
+    if chosen == "gpu-cu129":  # and no other: PyPI's set would fail there
+        assert driver(text).status == "FAIL"
 
 
 def test_tokens_of_the_kv_cache_are_a_range():
@@ -295,8 +359,36 @@ def test_only_a_card_that_shares_the_machine_s_memory_is_looked_at_with_free() -
     assert "free -h" in unified.fix and "free -h" not in slice_.fix
 
 
-def test_a_driver_that_wsl_does_not_find_is_mended_in_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = SmiAnswer(9, "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.")
-    for wsl, word in ((True, "Windows"), (False, "重启机器")):
+NVML = "Failed to initialize NVML: "
+
+
+@pytest.mark.parametrize(
+    ("said", "in_windows"),
+    [
+        (COMMUNICATE, True), (f"{NVML}N/A\nFailed to properly shut down NVML: N/A\n", True),
+        (f"{NVML}Driver/library version mismatch\n", True),
+        (f"{NVML}GPU access blocked by the operating system\n", True),
+        (f"{NVML}Unknown Error\n", False), (f"{NVML}Insufficient Permissions\n", False),
+    ],
+)  # fmt: skip
+def test_a_driver_that_wsl_does_not_find_is_mended_in_windows(said, in_windows, monkeypatch):
+    monkeypatch.setattr(card, "in_wsl", lambda: True)
+    assert ("Windows" in driver(said, status=9).fix) is in_windows
+    monkeypatch.setattr(card, "in_wsl", lambda: False)
+    assert ("在 Windows 里更新" in driver(said, status=9).fix) is ("blocked" in said)
+
+
+@pytest.mark.parametrize(
+    ("version", "vllm"), [("546.80", "0.32.0"), ("546.80", "0.32.0+cu129"), ("470.57.02", "0.32.0")]
+)
+def test_an_old_driver_of_wsl_is_renewed_in_windows_and_elsewhere_the_machine_is_changed(version, vllm, monkeypatch):
+    for wsl in (True, False):
         monkeypatch.setattr(card, "in_wsl", lambda wsl=wsl: wsl)
-        assert word in card.check_driver(answer, [], vllm_version=None, pinned="0.32.0").fix
+        fix = driver(with_driver(version), vllm=vllm).fix
+        assert ("wsl --shutdown" in fix) is wsl and ("换一台" in fix) is not wsl
+
+
+def test_no_nvidia_smi_in_wsl(monkeypatch):
+    monkeypatch.setattr(card, "in_wsl", lambda: True)
+    fix = driver("", status=None).fix
+    assert "Windows" in fix and "docker" not in fix and "TUTORIAL_PROFILE=classroom" in fix
