@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
 from dataclasses import replace
@@ -229,60 +228,6 @@ def test_memory_for_weights_and_kv():
     assert fitted(RTX_4090, length=int(length)).status == "OK"
     assert fitted(RTX_4090, length=int(length) + 256).status == "FAIL"
     assert [fitted(text).status for text in (MIG, RTX_4090.replace("24564", "[N/A]"))] == ["WARN", "WARN"]
-
-
-def card_of(mib: int) -> str:
-    return RTX_4090.replace("24564", str(mib))
-
-
-@pytest.mark.parametrize(
-    ("mib", "small", "fix"),
-    [(15360, False, "export TUTORIAL_MODEL=1.5b\n"), (8192, False, "export TUTORIAL_MODEL=1.5b\n"),
-     (6144, False, "1.5B 也放不下"), (4096, True, "1.5B 也放不下")],
-)  # fmt: skip
-def test_a_card_that_is_too_small_is_told_what_does_fit(mib, small, fix):
-    size = model_size(fit.ONE_POINT_FIVE_B) if small else SIZE
-    check = fit.check_gpu_fit(gpu(card_of(mib)), size, max_model_len=2048, utilization=0.9)
-    assert check.status == "FAIL" and fix in check.fix
-    assert ("TUTORIAL_MODEL" in fix) is ("TUTORIAL_MODEL" in check.fix)
-
-
-def test_what_is_named_fits():
-    small = model_size(fit.ONE_POINT_FIVE_B)
-    assert small.weights_gib == pytest.approx(3.31, abs=0.01) and small.kv_bytes_per_token == 28 * 1024
-    check = fit.check_gpu_fit(gpu(card_of(8192)), small, max_model_len=fit.ENOUGH_TOKENS, utilization=0.9)
-    assert check.status == "OK"
-    larger = replace(SIZE, parameters=2 * SIZE.parameters, weights_gib=2 * SIZE.weights_gib)
-    check = fit.check_gpu_fit(gpu(RTX_4090), larger, max_model_len=2048, utilization=0.9)
-    assert check.fix.startswith("export TUTORIAL_MODEL=7b\n")  # the largest that fits, not the smallest
-
-
-def load_choose():
-    spec = importlib.util.spec_from_file_location("choose", REPO_ROOT / "requirements" / "choose.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.choose
-
-
-@pytest.mark.parametrize("version", ["595.45", "580.95.05", "575.51.03", "525.60.13", "524.99", "470.57.02"])
-@pytest.mark.parametrize(
-    ("name", "mib", "capability"),
-    [("RTX 4090", 24564, "8.9"), ("Tesla T4", 15360, "7.5"), ("RTX 3060", 12288, "8.6"), ("RTX 2070", 8192, "7.5"),
-     ("RTX 2060", 6144, "7.5"), ("Tesla V100", 32768, "7.0"), ("GTX 1060", 6144, "6.1")],
-)  # fmt: skip
-def test_make_and_the_doctor_agree_on_what_is_usable(name, mib, capability, version):
-    """`make` installs the CUDA set exactly where the doctor has no complaint that only other hardware or another
-    driver could mend, and the set whose driver line is not a FAIL."""
-    chosen, why = load_choose()(f"{name}, {mib}, {capability}, {version}")
-    text = f"0, GPU-aa, {version}, {mib}, [N/A], {mib}, {capability}, [N/A], {name}\n"
-    vllm = {"gpu": "0.32.0", "gpu-cu129": "0.32.0+cu129"}.get(chosen)
-    checks = [driver(text, vllm=vllm), card.check_capability(gpu(text), dtype="float16"), fitted(text)]
-    hopeless = [check for check in checks if check.status == "FAIL" and "TUTORIAL_MODEL=" not in check.fix]
-    assert bool(hopeless) is (chosen == "classroom")
-    assert bool(why) is (chosen != "gpu")
-    if chosen == "gpu-cu129":  # and no other: PyPI's set would fail there
-        assert driver(text).status == "FAIL"
 
 
 def test_tokens_of_the_kv_cache_are_a_range():

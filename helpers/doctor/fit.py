@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from helpers.doctor.check import Check, failed, ok, warned
 from helpers.doctor.smi import Gpu, GpuApp
@@ -14,11 +14,14 @@ __all__ = ["check_gpu_fit", "check_gpu_free"]
 
 REST_GIB: Final = 1.5, 3.0  # what was seen beside weights and KV cache; RUNTIME_GIB lies between
 FIT, FREE = "显存够不够", "空闲显存"
-ONE_POINT_FIVE_B: Final = SEVEN_B_CONFIG | {  # the shape of DeepSeek-R1-Distill-Qwen-1.5B
-    "hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12, "num_key_value_heads": 2,
-    "vocab_size": 151936,
+FAMILY: Final[dict[str, dict[str, Any]]] = {  # the shapes of DeepSeek-R1-Distill-Qwen-…, the smallest first
+    "1.5B": SEVEN_B_CONFIG
+    | {
+        "hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12, "num_key_value_heads": 2,
+        "vocab_size": 151936,
+    },
+    "7B": SEVEN_B_CONFIG,
 }  # fmt: skip
-SMALLER: Final = ("7B", SEVEN_B_CONFIG), ("1.5B", ONE_POINT_FIVE_B)
 ENOUGH_TOKENS: Final = 16 * 1024  # of KV cache, for a smaller model to be worth its while
 WANTED: Final = "7B 要 20 GB 以上，1.5B 要 8 GB 以上"
 
@@ -59,7 +62,7 @@ def check_gpu_fit(gpu: Gpu, size: ModelSize, *, max_model_len: int, utilization:
 def _what_fits(card_gib: float, size: ModelSize, utilization: float) -> str:
     """What to do with a card that is too small for `size`: the largest smaller model that fits, if one does."""
     bytes_per_weight = round(size.weights_gib * GIB / size.parameters)
-    for name, config in SMALLER:
+    for name, config in reversed(FAMILY.items()):
         small = model_size(config, bytes_per_weight=bytes_per_weight)
         room = kv_budget_gib(card_gib, small.weights_gib, utilization=utilization)
         tokens = room * GIB / small.kv_bytes_per_token
