@@ -16,6 +16,7 @@ import sysconfig
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from helpers.config import AUTODL_DATA_DISK, REPO_ROOT, Profile
 from helpers.doctor import cards, fit, gpu, host, install, probe, smi, system, where
@@ -142,7 +143,12 @@ def _hidden_cards() -> Check:
 
 def _model_size(profile: Profile, model: Path | None) -> ModelSize:
     bytes_per_weight = 4.0 if profile.dtype in ("float32", "float") else 2.0
-    return model_size(model or SEVEN_B_CONFIG, bytes_per_weight=bytes_per_weight)
+    return model_size(model or _shape(profile), bytes_per_weight=bytes_per_weight)
+
+
+def _shape(profile: Profile) -> dict[str, Any]:
+    """The published shape of the model that will be downloaded; of a stranger's, the 7B's must do."""
+    return fit.FAMILY.get(profile.model_id.rpartition("-")[2], SEVEN_B_CONFIG)
 
 
 def _look_for_model(profile: Profile) -> tuple[Path | None, str]:
@@ -163,7 +169,7 @@ def _look_for_model(profile: Profile) -> tuple[Path | None, str]:
 def _disk(profile: Profile, model: Path | None) -> Check:
     needed = 1.0  # logs, results, caches
     if model is None and profile.name == "gpu":
-        needed += 1 + model_size(SEVEN_B_CONFIG).weights_gib
+        needed += 1 + model_size(_shape(profile)).weights_gib
     folder = (model or profile.model_dir).absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     data_disk = AUTODL_DATA_DISK if profile.name == "gpu" and AUTODL_DATA_DISK.is_dir() else None
