@@ -40,7 +40,6 @@ __all__ = ["CASES", "Case", "from_log", "measure"]
 
 Row = dict[str, Any]
 
-CONTEXT = 32768  # tokens, in every case
 SIZES = (1, 32, 128)  # requests in flight
 ASKED = 24  # questions to the widened model
 SHIPPED = REPO_ROOT / "helpers" / "bench" / "gpu_family.json"
@@ -49,11 +48,13 @@ FLAGS = {"fp8 weights": ("--quantization", "fp8"), "fp8 KV cache": ("--kv-cache-
 
 @dataclass(frozen=True)
 class Case:
-    """One server: a key of `FAMILY`, what is fp8 in it (`bf16`: nothing), and how many cards share it."""
+    """One server: a key of `FAMILY`, what is fp8 in it (`bf16`: nothing), how many cards share it, and the longest
+    request in tokens."""
 
     model: str
     setting: str = "bf16"
     cards: int = 1
+    max_model_len: int = 32768
 
     @property
     def name(self) -> str:
@@ -66,7 +67,7 @@ class Case:
 
 CASES = [  # the most wanted first, after two that start while the 7B is still being written
     Case("14B"), Case("1.5B"), Case("7B"), Case("7B", "fp8 weights"), Case("7B", "fp8 KV cache"),
-    Case("32B", "fp8 weights"), Case("32B", cards=2), Case("32B"), Case("14B", "fp8 weights"),
+    Case("32B", "fp8 weights"), Case("32B", cards=2), Case("32B", max_model_len=16384), Case("14B", "fp8 weights"),
 ]  # fmt: skip
 
 
@@ -110,7 +111,7 @@ def measure(run: Run, case: Case, cards: Sequence[int], save: Callable[[Row], No
     Returns:
         The row; with `error` where the server did not start, so that what does not fit is known too.
     """
-    row: Row = case.key | {"max_model_len": CONTEXT, "output_tok_per_s": {}}
+    row: Row = case.key | {"max_model_len": case.max_model_len, "output_tok_per_s": {}}
     log_file = run.folder / f"{case.name}.log"
     try:
         if case.model == "7B":
@@ -134,7 +135,7 @@ def measure(run: Run, case: Case, cards: Sequence[int], save: Callable[[Row], No
 
 def _server(run: Run, case: Case, cards: Sequence[int], log_file: Path) -> VLLMServer:
     folder = run.models / case.model
-    profile = replace(run.profile, max_model_len=CONTEXT)
+    profile = replace(run.profile, max_model_len=case.max_model_len)
     extra = ["--no-enable-prefix-caching", *FLAGS.get(case.setting, ())]
     extra += [] if case.model == "7B" else ["--load-format", "dummy"]
     extra += ["--tensor-parallel-size", str(case.cards)] if case.cards > 1 else []
