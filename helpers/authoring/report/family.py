@@ -150,6 +150,7 @@ def _speed(run: Run, case: Case, server: VLLMServer, size: int, repeat: int) -> 
     command = serving_command(
         server.base_url, run.profile.served_model_name, run.models / case.model, concurrency=size, result=result
     )
+    command += ["--num-prompts", "8"] if size == 1 else []  # one after the other, half a minute a run otherwise
     run_bench(command, log_file=result.with_suffix(".log"), show=False)
     return float(read_serving([result]).output_tok_per_s[0])
 
