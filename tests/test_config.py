@@ -14,7 +14,7 @@ from helpers.config import REPO_ROOT, folders, get_profile
 from helpers.config import profile as chosen
 from helpers.errors import ConfigError
 from helpers.exercises import nb01
-from helpers.models import SEVEN_B_CONFIG
+from helpers.models.size import RUNTIME_GIB, SEVEN_B_CONFIG
 
 NVIDIA_SMI = "GPU 0: NVIDIA GeForce RTX 4090 (UUID: GPU-5a1b)\nGPU 1: NVIDIA GeForce RTX 4090 (UUID: GPU-77c0)\n"
 
@@ -63,6 +63,11 @@ ONE = "GPU 0: NVIDIA GeForce RTX 4090 (UUID: GPU-5a1b)\n"
 ROW = "GPU-5a1b, [N/A], 24564, 357\n"  # uuid, MIG, total and reserved MiB
 
 
+def row(kv_gib: float, uuid: str = "GPU-5a1b") -> str:
+    """What is said of a card that keeps 300 MiB and leaves this much for the KV cache of the 7B."""
+    return f"{uuid}, [N/A], {round((14.19 + RUNTIME_GIB + kv_gib) / 0.9 * 1024) + 300}, 300\n"
+
+
 def fake_card(machine: Path, listed: str, rows: str) -> None:
     """An `nvidia-smi` that lists cards and answers the question for their memory."""
     (machine / "nvidia-smi").write_text(f"#!/bin/sh\n[ $1 = -L ] && cat <<'L' || cat <<'Q'\n{listed}L\n{rows}Q\n")
@@ -73,7 +78,7 @@ def fake_card(machine: Path, listed: str, rows: str) -> None:
     [
         (ROW, 32768),
         ("GPU-5a1b, Disabled, 81559, 480\n", 32768),
-        ("GPU-5a1b, [N/A], 20475, 300\n", 8192),
+        (row(1.7), 8192),
         ("GPU-5a1b, [N/A], 16376, 300\n", 2048),  # not even the weights
         ("GPU-77c0, [N/A], 16376, 300\n" + ROW, 32768),  # the smaller one is not for this process
         ("GPU-5a1b, [N/A], 24564, [N/A]\n", 32768),
@@ -92,18 +97,19 @@ def test_the_context_is_what_the_card_holds_twice(rows: str, length: int, machin
 
 
 def test_the_smallest_of_several_cards_decides(machine: Path) -> None:
-    fake_card(machine, NVIDIA_SMI, ROW + "GPU-77c0, [N/A], 20475, 300\n")
+    fake_card(machine, NVIDIA_SMI, ROW + row(1.7, uuid="GPU-77c0"))
     assert get_profile({}).max_model_len == 8192
 
 
 def test_the_context_follows_dtype_share_and_the_model_that_is_there(machine: Path, tmp_path: Path) -> None:
-    fake_card(machine, ONE, ROW)
+    fake_card(machine, ONE, row(3.6))
+    assert get_profile({}).max_model_len == 32768
     assert get_profile({"TUTORIAL_DTYPE": "float32"}).max_model_len == 2048
-    assert get_profile({"TUTORIAL_GPU_MEMORY_UTILIZATION": "0.75"}).max_model_len == 8192
+    assert get_profile({"TUTORIAL_GPU_MEMORY_UTILIZATION": "0.85"}).max_model_len == 16384
     (tmp_path / "config.json").write_text(json.dumps(SEVEN_B_CONFIG | {"max_position_embeddings": 4096}))
     assert get_profile({"TUTORIAL_MODEL_DIR": str(tmp_path)}).max_model_len == 4096
-    (tmp_path / "config.json").write_text(json.dumps(SEVEN_B_CONFIG | {"num_hidden_layers": 36}))
-    assert get_profile({"TUTORIAL_MODEL_DIR": str(tmp_path)}).max_model_len == 8192
+    (tmp_path / "config.json").write_text(json.dumps(SEVEN_B_CONFIG | {"num_hidden_layers": 31}))
+    assert get_profile({"TUTORIAL_MODEL_DIR": str(tmp_path)}).max_model_len == 16384
 
 
 def test_the_cpu_build_decides_even_beside_a_gpu(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,9 +124,9 @@ def test_paged_attention_counts():
 def test_memory_of_a_24_gb_card():
     shown = words("memory_24gb.svg")
     assert "14.2 GiB" in shown
-    # by hand: 23.99 x 0.9 - 14.19 - 1.5 = 5.90 GiB; / (2 x 28 layers x 512 x 2 bytes) = 110,555
-    assert "5.9 GiB / 56 KiB（每个 token）= 11.1 万个 token" in shown
-    assert [line for line in shown.splitlines() if line.isdigit()] == ["53", "13", "3", "0"]
+    # by hand: 23.6 x 0.9 - 14.19 - 2.0 = 5.05 GiB; / (2 x 28 layers x 512 x 2 bytes) = 94,649
+    assert "5.1 GiB / 56 KiB（每个 token）= 9.5 万个 token" in shown
+    assert [line for line in shown.splitlines() if line.isdigit()] == ["46", "11", "2", "0"]
     assert "一个请求就要 7.0 GiB" in shown
 
 

@@ -30,7 +30,7 @@ from helpers.models import (
     find_model,
     model_size,
 )
-from helpers.models.size import CONTEXTS, GIB, RUNTIME_GIB, context_that_fits, quantized_gib
+from helpers.models.size import CARD_24GB_GIB, RUNTIME_GIB, context_that_fits, kv_budget_gib, quantized_gib
 
 SHARD = "model-00002-of-000002.safetensors"
 
@@ -101,14 +101,18 @@ def test_quantization_leaves_both_ends_of_the_vocabulary_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("card_gib", "utilization", "length"),
-    [(23.6, 0.9, 32768), (79.2, 0.9, 32768), (20, 0.9, 16384), (19, 0.9, 8192), (17.97, 0.9, None), (23.6, 0.7, 2048)],
+    ("kv_gib", "length"), [(40, 32768), (3.6, 32768), (3.4, 16384), (1.7, 8192), (0.4, 2048), (0.2, None), (-1, None)]
 )
-def test_the_context_is_the_largest_of_which_two_fit(card_gib: float, utilization: float, length: int | None) -> None:
-    size = model_size(SEVEN_B_CONFIG)
+@pytest.mark.parametrize("utilization", [0.9, 0.5])
+def test_the_context_is_the_largest_of_which_two_fit(kv_gib: float, utilization: float, length: int | None) -> None:
+    size = model_size(SEVEN_B_CONFIG)  # by hand: two requests of 32768 tokens, 56 KiB each, are 3.5 GiB
+    card_gib = (size.weights_gib + RUNTIME_GIB + kv_gib) / utilization
+    assert kv_budget_gib(card_gib, size.weights_gib, utilization=utilization) == pytest.approx(kv_gib)
     assert context_that_fits(card_gib, size, utilization=utilization) == length
-    tokens = (card_gib * utilization - size.weights_gib - RUNTIME_GIB) * GIB / size.kv_bytes_per_token
-    assert [n for n in CONTEXTS if 2 * n <= tokens][:1] == ([length] if length else [])
+
+
+def test_a_24_gb_card_has_room_for_a_reasoning_model() -> None:
+    assert context_that_fits(CARD_24GB_GIB, model_size(SEVEN_B_CONFIG)) == 32768
 
 
 @pytest.mark.parametrize(

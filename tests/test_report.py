@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nbformat
@@ -21,6 +25,7 @@ from helpers.authoring import series
 from helpers.authoring.report import __main__ as report
 from helpers.authoring.report import cpu, gpu, notebooks
 from helpers.authoring.report.cores import CoresWatch, typical
+from helpers.authoring.report.memory import AS_ON_24_GB, memory_split
 from helpers.authoring.report.step import decode_step
 from helpers.bench import measured
 from helpers.bench.fresh import run_fresh
@@ -125,12 +130,28 @@ def test_parts_of_another_report_are_not_mixed_in(
     assert command("gpu --weights none") == 0  # all of it: nothing is carried on
 
 
+def test_memory_alone_joins_a_report_of_another_host_with_the_same_card(
+    command: Callable[[str], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "get_profile", lambda: profile_of("gpu"))
+    saved = tmp_path / "report" / "gpu.json"
+    assert command("gpu --weights none --parts limits,startup") == 0
+    found = read(saved)
+    found["machine"] |= {"cpu": "another", "cores": 32}
+    saved.write_text(json.dumps(found))
+    assert command("gpu --weights none --parts memory") == 0
+    assert read(saved) == found | {"memory": ["memory"]}
+    found["machine"]["driver"] = "another"
+    saved.write_text(json.dumps(found))
+    assert command("gpu --weights none --parts memory") == 1
+
+
 def test_an_incomplete_report_is_not_shipped(
     command: Callable[[str], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = read(tmp_path / "bench" / "gpu.json")
     assert command("gpu --parts limits,startup,pairs,curve --keep") == 1
-    assert "还缺 step、api_servers" in capsys.readouterr().err
+    assert "还缺 step、api_servers、memory" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         command("gpu --quick --keep")
     with pytest.raises(SystemExit):
@@ -277,3 +298,83 @@ def test_what_runs_beside_another_kernel_costs_nothing() -> None:
 def test_a_trace_without_gpu_work_is_refused() -> None:
     with pytest.raises(BenchmarkError, match="CUPTI"):
         decode_step([kernel(0, 5, "aten::mm", "cpu_op")], layers=28)
+
+
+VLLM = Path(find_spec("vllm").origin).parent
+# What vLLM says in the log of a start, in its own words, and where these stand.
+SAYS = {
+    "v1/worker/gpu/model_runner.py": {"Model loading took %s GiB memory and %.6f seconds": ("14.32", 3.2)},
+    "v1/core/kv_cache_utils.py": {"%s KV cache size: %s tokens, ": ("GPU", "1,014,240")},
+    "v1/worker/gpu_worker.py": {
+        "Available KV cache memory: %s GiB": ("54.17",),
+        "CUDA graph pool memory: %s GiB (actual), %s GiB (estimated), ": ("0.61", "0.83"),
+        "Free memory on device (78.7/79.18 GiB) on startup. Desired GPU memory utilization is (0.9, 71.26 GiB). ": (),
+    },
+}
+LOG = "\n".join(text % values for texts in SAYS.values() for text, values in texts.items())
+
+
+def test_the_share_is_divided_as_vllm_says() -> None:
+    split = memory_split(LOG)
+    assert split == {
+        "card_gib": 79.18, "share_gib": 71.26, "weights_gib": 14.32, "kv_gib": 54.17, "kv_tokens": 1_014_240,
+        "graphs_gib": 0.61, "graphs_estimate_gib": 0.83, "rest_gib": 2.77,
+    }  # fmt: skip
+    with pytest.raises(BenchmarkError, match="share_gib"):
+        memory_split(LOG.replace("Desired", ""))
+
+
+def test_these_are_the_installed_vllms_words() -> None:
+    for file, texts in SAYS.items():
+        source = re.sub(r'"\s+f?"', "", (VLLM / file).read_text(encoding="utf-8"))
+        source = re.sub(r"\{[^{}]*\}", "{}", source)
+        for text, values in texts.items():
+            pattern = text if values else re.sub(r"\d+(\.\d+)?", "{}", text)
+            assert pattern in source, text
+
+
+def test_a_card_below_70_gib_gets_what_the_memory_part_asks_for() -> None:
+    """vLLM's own function, cut out: its import takes ten seconds."""
+    tree = ast.parse((VLLM / "engine" / "arg_utils.py").read_text(encoding="utf-8"))
+    [function] = [
+        node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "get_batch_defaults"
+    ]
+    function.decorator_list, function.returns = [], None
+    function.body = [node for node in function.body if not isinstance(node, ast.ImportFrom | ast.AnnAssign)]
+    for argument in function.args.args:
+        argument.annotation = None
+    card = SimpleNamespace(
+        get_device_total_memory=lambda: 23.6 * 2**30, get_device_name=lambda: "NVIDIA GeForce RTX 4090",
+        is_tpu=lambda: False, is_cpu=lambda: False,
+    )  # fmt: skip
+    usage = SimpleNamespace(LLM_CLASS="llm", OPENAI_API_SERVER="server")
+    names: dict[str, Any] = {"current_platform": card, "UsageContext": usage, "GiB_bytes": 2**30}
+    exec(compile(ast.Module([function], []), "vllm", "exec"), names)
+    tokens, requests = (default["server"] for default in names["get_batch_defaults"](None, 1))
+    assert AS_ON_24_GB[:4] == ("--max-num-batched-tokens", str(tokens), "--max-num-seqs", str(requests))
+
+
+def test_the_memory_part_starts_a_server_twice_and_reads_each_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+
+    class Server:
+        def __init__(self, command: list[str], *, log_file: Path, env: dict[str, str]) -> None:
+            commands.append(command)
+            self.log_file = log_file
+
+        def __enter__(self) -> Server:
+            self.log_file.write_text(LOG if len(commands) == 1 else LOG.replace("54.17", "53.95"))
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(gpu, "VLLMServer", Server)
+    monkeypatch.setattr(gpu, "cuda_memory_gib", lambda: 79.18)
+    run, found = gpu.Run(profile_of("gpu"), CLASSROOM_MODEL_DIR, tmp_path, 1, False), {}
+    gpu.measure_memory(run, found)
+    assert found["memory"]["cuda_gib"] == 79.18
+    assert [found["memory"][name]["rest_gib"] for name in ("as_24gb", "default")] == [2.77, 2.99]
+    assert commands[0] == [*commands[1], *AS_ON_24_GB]

@@ -15,6 +15,7 @@ from helpers.authoring.model.widen import widen
 from helpers.config import CLASSROOM_MODEL_DIR
 from helpers.errors import ModelError
 from helpers.models import SEVEN_B_CONFIG, model_size
+from helpers.models.size import CONTEXTS
 
 torch.set_num_threads(1)  # a second thread only waits for the first, on a busy machine 30 times longer
 
@@ -88,6 +89,7 @@ def test_the_folder_speaks_the_protocol_and_says_what_it_is(tmp_path: Path) -> N
     assert config["eos_token_id"] == settings["eos_token_id"] == tokenizer.eos_token_id
     assert config["max_position_embeddings"] == SEVEN_B_CONFIG["max_position_embeddings"]
     copied = AutoTokenizer.from_pretrained(tmp_path)
+    assert copied.model_max_length == config["max_position_embeddings"] >= max(CONTEXTS)
     chat = [{"role": "user", "content": "问"}]
     assert copied.apply_chat_template(chat, tokenize=False, add_generation_prompt=True).endswith("<think>\n")
 

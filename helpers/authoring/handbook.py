@@ -19,18 +19,18 @@ from helpers.bench import measured, spread
 from helpers.bench.results import knee
 from helpers.bench.roofline import decode_limit
 from helpers.classroom.server import ENGINE_LIMITS
-from helpers.config import REPO_ROOT, get_profile
+from helpers.config import REPO_ROOT
 from helpers.exercises import EXERCISES
 from helpers.models import SEVEN_B_CONFIG, model_size
-from helpers.models.size import GIB
+from helpers.models.size import CARD_24GB_GIB, GIB, RUNTIME_GIB, context_that_fits, kv_budget_gib
 
 __all__ = ["Notebook", "filled", "numbers", "read_notebooks"]
 
-CARD_GIB = 24564 / 1024  # what nvidia-smi reports of a 24 GB card
 RTX_4090_GB_S = 1008
 CLASS = 30  # learners
 GREEDY = 60  # requests that one learner sends at once in the test of the class server
-GPU = get_profile({"TUTORIAL_PROFILE": "gpu"})
+SHORT = 2048  # tokens of a request, as in the old tutorial and on the classroom profile
+SEVEN_B = model_size(SEVEN_B_CONFIG)
 
 
 @dataclass(frozen=True)
@@ -141,17 +141,16 @@ def _syllabus(plan: Sequence[Row], notebooks: dict[str, Notebook], *, runs: bool
 
 
 def _kv_gib(card_gib: float) -> float:
-    """What a card leaves for the KV cache: nine tenths, less the weights and 1.5 GiB."""
-    return card_gib * 0.9 - model_size(SEVEN_B_CONFIG).weights_gib - 1.5
+    return kv_budget_gib(card_gib, SEVEN_B.weights_gib)
 
 
 def _kv_tokens() -> float:
-    return _kv_gib(CARD_GIB) * GIB / model_size(SEVEN_B_CONFIG).kv_bytes_per_token
+    return _kv_gib(CARD_24GB_GIB) * GIB / SEVEN_B.kv_bytes_per_token
 
 
-def _at_worst() -> int:
-    """Requests of the greatest length that fit a 24 GB card."""
-    return int(_kv_tokens() // GPU.max_model_len)
+def _at_once(length: int) -> int:
+    """Requests of this length that a 24 GB card holds at once."""
+    return int(_kv_tokens() // length)
 
 
 def _limit(batch: int, context: int) -> float:
@@ -160,7 +159,7 @@ def _limit(batch: int, context: int) -> float:
 
 def _decode_limits() -> str:
     lines = ["| 同时的请求 | 每个的上下文（token） | 合计（tok/s） | 每个（tok/s） |", "| --- | --- | --- | --- |"]
-    for batch, context in [(25, 128), (CLASS, 1024), (_at_worst(), GPU.max_model_len)]:
+    for batch, context in [(25, 128), (CLASS, 1024), (_at_once(SHORT), SHORT)]:
         limit = _limit(batch, context)
         lines.append(f"| {batch} | {context} | {limit:.0f} | {limit / batch:.0f} |")
     return "\n".join(lines)
@@ -168,20 +167,26 @@ def _decode_limits() -> str:
 
 def numbers(notebooks: dict[str, Notebook]) -> dict[str, str]:
     """Every number that a mark may name, written as it stands in the text."""
-    size, each = model_size(SEVEN_B_CONFIG), _limit(CLASS, 1024) / CLASS
-    gb = size.parameters * 2 / 1e9
+    each, context = _limit(CLASS, 1024) / CLASS, context_that_fits(CARD_24GB_GIB, SEVEN_B)
+    assert context is not None
+    gb = SEVEN_B.parameters * 2 / 1e9
     conf = (REPO_ROOT / "helpers" / "classroom" / "nginx.conf").read_text(encoding="utf-8")
     [rate], [at_once] = re.findall(r"rate=(\d+)r/s", conf), re.findall(r"limit_conn running (\d+)", conf)
     prompts, answers = ENGINE_LIMITS.values()
     return {
         "notebooks": f"{len(notebooks)}",
         "exercises": f"{len(EXERCISES)}",
-        "kv_gib": f"{_kv_gib(CARD_GIB):.1f}",
-        "kv_kib": f"{size.kv_bytes_per_token / 1024:.0f}",
+        "card_gib": f"{CARD_24GB_GIB}",
+        "rest_gib": f"{RUNTIME_GIB}",
+        "kv_gib": f"{_kv_gib(CARD_24GB_GIB):.1f}",
+        "kv_kib": f"{SEVEN_B.kv_bytes_per_token / 1024:.0f}",
         "kv_ktokens": f"{_kv_tokens() / 1000:.0f}",
-        "kv_48": f"{_kv_gib(48) / _kv_gib(CARD_GIB):.1f}",
-        "max_len": f"{GPU.max_model_len}",
-        "at_worst": f"{_at_worst()}",
+        "kv_48": f"{_kv_gib(2 * CARD_24GB_GIB) / _kv_gib(CARD_24GB_GIB):.1f}",
+        "max_len": f"{SHORT}",
+        "at_worst": f"{_at_once(SHORT)}",
+        "context": f"{context}",
+        "at_context": f"{_at_once(context)}",
+        "class_len": f"{_kv_tokens() / CLASS // 100 * 100:.0f}",  # tokens, when the whole class asks at once
         "each_tok_s": f"{each:.0f}",
         "thousand_s": f"{1000 / each:.0f}",
         "weights_gb": f"{gb:.1f}",

@@ -20,11 +20,10 @@ from helpers.authoring.figures.canvas import (
     canvas,
     write,
 )
-from helpers.models.size import GIB, RUNTIME_GIB, SEVEN_B_CONFIG, model_size
+from helpers.models.size import CARD_24GB_GIB, GIB, RUNTIME_GIB, SEVEN_B_CONFIG, kv_budget_gib, model_size
 
 __all__ = ["memory_24gb"]
 
-CARD_GIB: Final = 24564 / 1024  # an RTX 3090 or 4090, as nvidia-smi counts it
 UTILIZATION: Final = 0.9
 KIB: Final = 1024
 
@@ -32,12 +31,13 @@ KIB: Final = 1024
 def memory_24gb() -> Figure:
     """Where the memory of a 24 GB card goes, and how many tokens the rest can hold."""
     size = model_size(SEVEN_B_CONFIG)
-    kv_gib = CARD_GIB * UTILIZATION - size.weights_gib - RUNTIME_GIB
+    kv_gib = kv_budget_gib(CARD_24GB_GIB, size.weights_gib, utilization=UTILIZATION)
     tokens = int(kv_gib * GIB / size.kv_bytes_per_token)
     figure, axes = canvas(312)
-    write(axes, 12, 296, f"一块 24 GB 的卡，gpu_memory_utilization = {UTILIZATION}", size=11)
-    unit, y, height = 480 / CARD_GIB, 212.0, 38.0
-    rest = CARD_GIB * (1 - UTILIZATION)
+    card = f"一块 24 GB 的卡，CUDA 看到 {CARD_24GB_GIB} GiB，gpu_memory_utilization = {UTILIZATION}"
+    write(axes, 12, 296, card, size=11)
+    unit, y, height = 480 / CARD_24GB_GIB, 212.0, 38.0
+    rest = CARD_24GB_GIB * (1 - UTILIZATION)
     x = 12.0
     for gib, label, dark, pale in (
         (size.weights_gib, "权重（bf16）", BLUE, PALE_BLUE),
@@ -75,5 +75,7 @@ def memory_24gb() -> Figure:
             label = f"一个也放不下：一个请求就要 {length * size.kv_bytes_per_token / GIB:.1f} GiB"
             box(axes, left, base, right - left, 18, fill=PALE_ORANGE, edge=ORANGE)
             write(axes, (left + right) / 2, base + 8.5, label, color=ORANGE, ha="center")
-    write(axes, 12, 14, "按 config.json 里的形状算出来的；长条按比例画。", size=8.5, color=MUTED)
+    write(
+        axes, 12, 14, "估算：真有多少，看启动日志里的 Available KV cache memory。长条按比例画。", size=8.5, color=MUTED
+    )
     return figure

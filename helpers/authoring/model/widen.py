@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["widen"]
 
 NOTE = "教学用：形状是 DeepSeek-R1-Distill-Qwen-7B 的，权重不是，里面是{}。由 helpers.authoring.model.widen 生成。"
-COPIED = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+COPIED = ("tokenizer.json", "chat_template.jinja", "generation_config.json")
 CONSTANT = 2.0**-10  # adds 1e-6 to a sum of squares that is in the hundreds
 ENLARGED = 2.0**10  # its weight in the last norm
 NEVER = -(2.0**13)  # logit of a token that the classroom lacks, before division by the root mean square
@@ -67,6 +67,9 @@ def widen(
     target.mkdir(parents=True, exist_ok=True)
     for name in COPIED:
         shutil.copyfile(CLASSROOM_MODEL_DIR / name, target / name)
+    tokenizer = read_json(CLASSROOM_MODEL_DIR / "tokenizer_config.json")
+    tokenizer["model_max_length"] = wide["max_position_embeddings"]  # or a prompt beyond 2048 tokens brings a warning
+    (target / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=2, ensure_ascii=False), encoding="utf-8")
     (target / "README.md").write_text(wide["tutorial_note"] + "\n", encoding="utf-8")
 
     made = _Maker(small, wide, random=random)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.authoring.report.cores import CoresWatch, typical
+from helpers.authoring.report.memory import AS_ON_24_GB, memory_split
 from helpers.authoring.report.pairs import pairs
 from helpers.authoring.report.step import profiled_step
 from helpers.bench import read_metrics, read_serving, run_bench, serving_command
@@ -20,7 +21,7 @@ from helpers.bench.roofline import limits
 from helpers.bench.startup import stages
 from helpers.config import Profile
 from helpers.errors import BenchmarkError
-from helpers.machine import describe, free_port
+from helpers.machine import cuda_memory_gib, describe, free_port
 from helpers.models import find_model, model_size
 from helpers.server import VLLMServer, serve_command
 
@@ -30,6 +31,8 @@ Report = dict[str, Any]
 
 VLLM_SHARE = 0.6  # of the GPU's memory in the part `pairs`; transformers takes the rest for its own copy of the weights
 SAME = ("model", "weights", "dtype", "config")  # and the machine but for the date: what parts of one report share
+NEEDS_CUDA = ("step", "memory")
+OF_THE_CARD = ("gpu", "gpu_memory_gib", "driver", "versions")  # what of the machine the part `memory` depends on
 TPOT = "vllm:request_time_per_output_token_seconds"
 
 
@@ -153,6 +156,15 @@ def _watched_point(run: Run, server: VLLMServer, name: str, *, concurrency: int)
     }  # fmt: skip
 
 
+def measure_memory(run: Run, report: Report) -> None:
+    """What a server's start takes of the card: as on a 24 GB card, and with what vLLM chooses for this one."""
+    report["memory"] = {"cuda_gib": cuda_memory_gib()}  # by nvidia-smi; vLLM's own number stands beside it
+    for name, flags in {"as_24gb": AS_ON_24_GB, "default": ()}.items():
+        with run.server(f"memory_{name}", *flags) as server:
+            log = server.log_file.read_text(encoding="utf-8", errors="replace")
+        report["memory"][name] = memory_split(log)
+
+
 PARTS: Mapping[str, Callable[[Run, Report], None]] = {
     "limits": measure_limits,
     "startup": measure_startup,
@@ -160,6 +172,7 @@ PARTS: Mapping[str, Callable[[Run, Report], None]] = {
     "curve": measure_curve,
     "step": measure_step,
     "api_servers": measure_api_servers,
+    "memory": measure_memory,
 }
 
 
@@ -181,7 +194,8 @@ def measure(
         weights: what the checkpoint is, for example `random weights`; stands in the report and in every plot.
         repeats: measurements of each throughput size.
         save: gets the report after each part, so that what is measured stays when a later part fails.
-        parts: names out of `PARTS`; `step` is left out without a GPU.
+        parts: names out of `PARTS`; `step` and `memory` are left out without a GPU. `memory` alone may be added to a
+            report of another host with the same card, driver and versions.
         earlier: a report whose other parts are kept.
         quick: small sizes, to try the report on a CPU.
 
@@ -193,7 +207,7 @@ def measure(
     model = find_model(profile)
     report: Report = {"machine": describe(), "model": model.name, "weights": weights, "dtype": profile.dtype}
     report["config"] = json.loads((model / "config.json").read_text())
-    report |= _kept(earlier or {}, report)
+    report |= _kept(earlier or {}, report, parts)
     run = Run(profile, model, folder, repeats, quick)
     total, needed = report["machine"]["gpu_memory_gib"], (model_size(model).weights_gib + 1) / (1 - VLLM_SHARE)
     if "pairs" in parts and run.cuda and total is not None and total < needed:
@@ -204,7 +218,7 @@ def measure(
     folder.mkdir(parents=True, exist_ok=True)
     os.environ.update(profile.engine_env)  # `vllm bench` runs in forks of this process's forkserver
     for name, part in PARTS.items():
-        if name in parts and (run.cuda or name != "step"):
+        if name in parts and (run.cuda or name not in NEEDS_CUDA):
             part(run, report)
             save(report)
 
@@ -216,15 +230,17 @@ def missing(report: Mapping[str, Any]) -> list[str]:
     return [name for name in PARTS if name in lacks]
 
 
-def _kept(earlier: Report, head: Report) -> Report:
-    """The parts of an earlier report, if they belong under the same head."""
+def _kept(earlier: Report, head: Report, parts: Collection[str]) -> Report:
+    """The parts of an earlier report, if they belong under the same head; with `memory` alone, that head too."""
+    only_memory = {*parts} == {"memory"}
 
     def same(report: Report) -> list[Any]:
-        machine = {name: value for name, value in report["machine"].items() if name != "date"}
-        return [machine, *(report[name] for name in SAME)]
+        machine = report["machine"]
+        names = OF_THE_CARD if only_memory else [name for name in machine if name != "date"]
+        return [{name: machine[name] for name in names}, *(report[name] for name in SAME)]
 
     if earlier and same(earlier) != same(head):
         raise BenchmarkError(
             "已有的报告是别的机器、版本或者权重的，不能只补测几项。把它移走，或者不写 --parts，全部重新测。"
         )
-    return {name: earlier[name] for name in PARTS if name in earlier}
+    return {name: value for name, value in earlier.items() if only_memory or name in PARTS}
