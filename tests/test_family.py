@@ -145,6 +145,6 @@ def test_no_case_begins_after_the_deadline(machine: Machine, tmp_path: Path) -> 
 def test_a_bare_shape_is_what_vllm_fills_with_random_numbers(tmp_path: Path) -> None:
     family.bare(tmp_path, FAMILY["14B"])
     assert model_size(tmp_path).parameters == model_size(FAMILY["14B"]).parameters
-    assert (tmp_path / "tokenizer.json").is_file()
+    assert (tmp_path / "tokenizer.json").is_file() and (tmp_path / "tokenizer_config.json").is_file()
     with pytest.raises(Exception, match="safetensors"):
         check_model(tmp_path)

@@ -28,6 +28,7 @@ from openai import OpenAI
 from helpers import get_profile
 from helpers.authoring.model import corpus
 from helpers.authoring.model.widen import COPIED, widen
+from helpers.authoring.report.memory import SAID
 from helpers.bench import read_serving, run_bench, serving_command
 from helpers.config import CLASSROOM_MODEL_DIR, REPO_ROOT, Profile
 from helpers.errors import TutorialError
@@ -43,6 +44,7 @@ Row = dict[str, Any]
 SIZES = (1, 32, 128)  # requests in flight
 ASKED = 24  # questions to the widened model
 SHIPPED = REPO_ROOT / "helpers" / "bench" / "gpu_family.json"
+TAKEN = ("weights_gib", "kv_gib", "kv_tokens")
 FLAGS = {"fp8 weights": ("--quantization", "fp8"), "fp8 KV cache": ("--kv-cache-dtype", "fp8")}
 
 
@@ -95,14 +97,8 @@ def from_log(log: str) -> Row:
     Returns:
         `weights_gib`, `kv_gib` of one card, `kv_tokens` in all; None where the line is missing, as on a CPU.
     """
-    weights = [float(found) for found in re.findall(r"Model loading took ([\d.]+) GiB", log)]
-    free = [float(found) for found in re.findall(r"Available KV cache memory: ([\d.]+) GiB", log)]
-    tokens = [int(found.replace(",", "")) for found in re.findall(r"KV cache size: ([\d,]+) tokens", log)]
-    return {
-        "weights_gib": max(weights, default=None),
-        "kv_gib": min(free, default=None),
-        "kv_tokens": min(tokens, default=None),
-    }
+    found = {name: [json.loads(text.replace(",", "")) for text in re.findall(SAID[name], log)] for name in TAKEN}
+    return {name: (max if name == "weights_gib" else min)(found[name], default=None) for name in TAKEN}
 
 
 def measure(run: Run, case: Case, cards: Sequence[int], save: Callable[[Row], None]) -> Row:
@@ -175,7 +171,7 @@ def bare(folder: Path, shape: Mapping[str, Any]) -> None:
     small = read_json(CLASSROOM_MODEL_DIR / "config.json")
     config = {key: value for key, value in small.items() if key != "layer_types"} | dict(shape)
     (folder / "config.json").write_text(json.dumps(config, indent=2))
-    for file in COPIED:
+    for file in (*COPIED, "tokenizer_config.json"):
         shutil.copyfile(CLASSROOM_MODEL_DIR / file, folder / file)
 
 
