@@ -16,7 +16,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -212,11 +212,13 @@ def measure_all(run: Run, report: Report, *, cases: Sequence[Case], cards: int, 
     """Measure what the report lacks, one-card cases side by side; no case begins after `deadline` (monotonic)."""
     todo = [case for case in cases if case.cards <= cards and report.lacks(case)]
     for needed, group in groupby(todo, key=lambda case: case.cards):
-        waiting = [*group][::-1]
+        waiting = iter([*group])  # shared: each case goes to one worker
 
-        def worker(first: int, needed: int = needed, waiting: list[Case] = waiting) -> None:
-            while waiting and time.monotonic() < deadline:
-                row = measure(run, waiting.pop(), range(first, first + needed), report.save)
+        def worker(first: int, needed: int = needed, waiting: Iterator[Case] = waiting) -> None:
+            for case in waiting:
+                if time.monotonic() > deadline:
+                    return
+                row = measure(run, case, range(first, first + needed), report.save)
                 print({name: value for name, value in row.items() if value is not None}, flush=True)
 
         with ThreadPoolExecutor(cards) as pool:
@@ -233,6 +235,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     deadline = time.monotonic() + 60 * parsed.minutes
     profile, cards = get_profile(), len(cuda_gpus())
+    if not cards:
+        print("没有找到 CUDA 显卡。下一步：在有显卡的机器上运行这个命令。", file=sys.stderr)
+        return 1
     folder = REPO_ROOT / "build" / "report" / "family"
     models = REPO_ROOT / "build" / "models" / "family"
     folder.mkdir(parents=True, exist_ok=True)
