@@ -20,7 +20,8 @@ from exercise_kit import LIMIT, rendered
 
 from helpers.bench.roofline import decode_limit, weights_read
 from helpers.bench.stats import paired_ratio
-from helpers.models import SEVEN_B_CONFIG, model_size
+from helpers.models import SEVEN_B_CONFIG, fit, model_size
+from helpers.models.size import RUNTIME_GIB as REST_GIB
 from helpers.reasoning import read_message, split_think
 
 SERVER, ENGINE = object(), object()
@@ -40,8 +41,8 @@ def cases(exercise_id: str, *, right: list[Any], wrong: list[Any], extra: tuple[
 
 cases(
     "01-1",
-    right=[515, 515.2, "515 K", 515_200, "５１５"],
-    wrong=[222, 605, 111, 543, 781, 503, 27.5, 251, "一百", None, True, [515]],
+    right=[506, 505.7, "506 K", 505_700, "５０６"],
+    wrong=[189, 596, 95, 543, 771, 494, 27.0, 246, 515, "一百", None, True, [506]],
 )
 
 
@@ -94,18 +95,24 @@ def detour_in_place(env: Any) -> Any:
     return env
 
 
+def detour_in_both_cases(env: Any) -> Any:
+    there = ",".join(filter(None, [env.get("no_proxy"), env.get("NO_PROXY"), "localhost,127.0.0.1"]))
+    return env | {"no_proxy": there, "NO_PROXY": there}
+
+
 cases(
     "01-3",
     right=[
         detour_loop,
         lambda env: env | {"NO_PROXY": ", ".join(filter(None, [env.get("NO_PROXY"), "127.0.0.1", "localhost"]))},
-        lambda env: detour_loop(env) | {"no_proxy": detour_loop(env)["NO_PROXY"]},
+        detour_in_both_cases,
         lambda env: detour_loop(env) if "http_proxy" in env else dict(env),  # nothing to avoid
     ],
     wrong=[
         detour_in_place,
         lambda env: env | {"NO_PROXY": "localhost,127.0.0.1"},  # what was there is lost
         lambda env: env | {"NO_PROXY": "*"},
+        lambda env: detour_loop(env) | {"no_proxy": detour_loop(env)["NO_PROXY"]},  # the lower-case list is lost
         lambda env: {name: value for name, value in env.items() if "proxy" not in name},
         lambda env: env | {"NO_PROXY": env["NO_PROXY"] + ",localhost,127.0.0.1"},
         lambda env: detour_loop(env) | {"NO_PROXY": detour_loop(env)["NO_PROXY"].replace(",127.0.0.1", "")},
@@ -116,25 +123,25 @@ cases(
 
 def cards(parameters: float, kv_bytes: float, tokens: float, card_gib: float) -> Any:
     for n in (1, 2, 4, 8):
-        if (parameters * 2 + kv_bytes * tokens) / GIB / n + 1.5 <= card_gib * 0.9:
+        if (parameters * 2 + kv_bytes * tokens) / GIB / n + REST_GIB <= card_gib * 0.9:
             return n
     return None
 
 
 def cards_scaled(parameters: float, kv_bytes: float, tokens: float, card_gib: float) -> Any:
     need = (parameters * 2 + kv_bytes * tokens) / GIB
-    return next((n for n in [1, 2, 4, 8] if n * (card_gib * 0.9 - 1.5) >= need), None)
+    return next((n for n in [1, 2, 4, 8] if n * (card_gib * 0.9 - REST_GIB) >= need), None)
 
 
 cases(
     "01-4",
     right=[cards, cards_scaled, lambda *a: None if cards(*a) is None else float(cards(*a))],
     wrong=[
-        lambda p, k, t, c: next((n for n in (1, 2, 4, 8) if p * 2 / GIB / n + 1.5 <= c * 0.9), None),
-        lambda p, k, t, c: next((n for n in (1, 2, 4, 8) if ((p * 2 + k * t) / GIB + 1.5) / n <= c * 0.9), None),
-        lambda p, k, t, c: next((n for n in range(1, 9) if (p * 2 + k * t) / GIB / n + 1.5 <= c * 0.9), None),
+        lambda p, k, t, c: next((n for n in (1, 2, 4, 8) if p * 2 / GIB / n + REST_GIB <= c * 0.9), None),
+        lambda p, k, t, c: next((n for n in (1, 2, 4, 8) if ((p * 2 + k * t) / GIB + REST_GIB) / n <= c * 0.9), None),
+        lambda p, k, t, c: next((n for n in range(1, 9) if (p * 2 + k * t) / GIB / n + REST_GIB <= c * 0.9), None),
         lambda p, k, t, c: cards(p, k, t, c) or 16,
-        lambda p, k, t, c: next((n for n in (1, 2, 4, 8) if p * 2 / GIB / n + k * t / GIB + 1.5 <= c * 0.9), None),
+        lambda p, k, t, c: next((n for n in (1, 2, 4, 8) if p * 2 / GIB / n + k * t / GIB + REST_GIB <= c * 0.9), None),
         lambda p, k, t, c: None if k > 100_000 else cards(p, k, t, c),
         lambda p, k, t, c: None,
         lambda p, k, t, c: (p * 2 + k * t) / GIB,
@@ -240,11 +247,11 @@ cases(
 
 def fits(config: Any, card_gib: float) -> float:
     size = model_size(config)
-    return max(0, (card_gib * 0.9 - size.weights_gib - 1.5) * GIB / size.kv_bytes_per_token)
+    return max(0, (card_gib * 0.9 - size.weights_gib - REST_GIB) * GIB / size.kv_bytes_per_token)
 
 
 def kv_of_7b(config: Any, card_gib: float) -> float:
-    return max(0, int((card_gib * 0.9 - model_size(config).weights_gib - 1.5) * GIB / 57_344))
+    return max(0, int((card_gib * 0.9 - model_size(config).weights_gib - REST_GIB) * GIB / 57_344))
 
 
 cases(
@@ -252,7 +259,9 @@ cases(
     right=[fits, lambda c, g: int(fits(c, g)), lambda c, g: round(fits(c, g)), lambda c, g: f"{fits(c, g):,.0f}"],
     wrong=[
         kv_of_7b,
-        lambda c, g: (g * 0.9 - model_size(c).weights_gib - 1.5) * GIB / model_size(c).kv_bytes_per_token,  # below 0
+        lambda c, g: (
+            (g * 0.9 - model_size(c).weights_gib - REST_GIB) * GIB / model_size(c).kv_bytes_per_token
+        ),  # below 0
         lambda c, g: max(0, (g - model_size(c).weights_gib) * GIB / model_size(c).kv_bytes_per_token),
         lambda c, g: fits(c, g) * 2,  # K without V
         lambda c, g: fits(SEVEN_B_CONFIG, g),
@@ -1029,4 +1038,116 @@ cases(
         100 * 2700 / decode_limit(SEVEN_B_CONFIG, bandwidth_gb_s=2039, batch=32, context=1088),
     ],
     wrong=[0.668, 58.5, 1900, 71.3, 50, None, "一半"],
+)
+
+# 10 ------------------------------------------------------------------------------------------------------------------
+
+cases(
+    "10-1",
+    right=[
+        {"P": "B", "Q": "C", "R": "D", "S": "E"},
+        {"P": "b", "Q": " c", "R": "d", "S": "e"},
+        {"P": "Ｂ", "Q": "Ｃ", "R": "Ｄ", "S": "Ｅ"},
+    ],
+    wrong=[
+        {"P": "C", "Q": "C", "R": "D", "S": "E"},  # 6 K tokens
+        {"P": "A", "Q": "C", "R": "D", "S": "E"},
+        {"P": "B", "Q": "D", "R": "D", "S": "E"},  # as on a card without ECC
+        {"P": "B", "Q": "B", "R": "D", "S": "E"},
+        {"P": "B", "Q": "C", "R": "E", "S": "E"},
+        {"P": "B", "Q": "C", "R": "D", "S": "D"},
+        {"P": "B", "Q": "C", "R": "D"},
+        ["B", "C", "D", "E"],
+        None,
+    ],
+)
+
+
+def longest_divided(config: Any, card_gib: float, users: int, **options: Any) -> int:
+    return min(fit.fits(config, card_gib, **options).tokens // users // 1024 * 1024, config["max_position_embeddings"])
+
+
+def longest_by_counting(config: Any, card_gib: float, users: int, **options: Any) -> int:
+    tokens, length = fit.fits(config, card_gib, **options).tokens, 0
+    while (length + 1024) * users <= tokens and length + 1024 <= config["max_position_embeddings"]:
+        length += 1024
+    return length
+
+
+cases(
+    "10-2",
+    right=[
+        longest_divided,
+        longest_by_counting,
+        lambda config, card_gib, users, **options: float(longest_divided(config, card_gib, users, **options)),
+    ],
+    wrong=[
+        lambda config, card_gib, users, **options: longest_divided(config, card_gib, users),  # options forgotten
+        lambda config, card_gib, users, **options: fit.fits(config, card_gib, **options).tokens // 1024 * 1024,
+        lambda config, card_gib, users, **options: fit.fits(config, card_gib, **options).tokens // users,
+        lambda config, card_gib, users, **options: fit.fits(config, card_gib, **options).tokens // users // 1024 * 1024,
+        lambda config, card_gib, users, **options: max(1024, longest_divided(config, card_gib, users, **options)),
+        lambda config, card_gib, users, **options: longest_divided(config, card_gib, users, **options) // 1024,
+        lambda config, card_gib, users: longest_divided(config, card_gib, users),
+        lambda *args, **options: None,
+    ],
+)
+
+
+def round_trip_loops(row: Any, bits: int, group: int) -> list[float]:
+    top, made = 2 ** (bits - 1) - 1, list[float]()
+    for begin in range(0, len(row), group):
+        part = row[begin : begin + group]
+        scale = max(abs(value) for value in part) / top or 1.0
+        made += [round(value / scale) * scale for value in part]
+    return made
+
+
+def round_trip_tensors(row: Any, bits: int, group: int) -> Any:
+    import torch
+
+    from helpers.models.quantize import to_int
+
+    numbers, scale = to_int(torch.tensor([row]), bits=bits, group=group)
+    return (numbers * scale).flatten().tolist()
+
+
+def round_trip_unguarded(row: Any, bits: int, group: int) -> list[float]:
+    top, made = 2 ** (bits - 1) - 1, list[float]()
+    for begin in range(0, len(row), group):
+        part = row[begin : begin + group]
+        scale = max(abs(value) for value in part) / top
+        made += [round(value / scale) * scale for value in part]
+    return made
+
+
+cases(
+    "10-3",
+    right=[round_trip_loops, round_trip_tensors, lambda row, bits, group: tuple(round_trip_loops(row, bits, group))],
+    wrong=[
+        round_trip_unguarded,
+        lambda row, bits, group: round_trip_loops(row, bits, len(row)),
+        lambda row, bits, group: round_trip_loops(row, bits + 1, group),
+        lambda row, bits, group: round_trip_loops(row, 8, group),
+        lambda row, bits, group: [round(value) for value in row],
+        lambda row, bits, group: list(row),
+        lambda row, bits, group: round_trip_loops(row, bits, group)[:group],
+        lambda row, bits, group: "0.5, -1.0",
+        lambda row, bits, group: None,
+    ],
+)
+
+cases(
+    "10-4",
+    right=[{"X": "E", "Y": "F", "Z": "G"}, {"X": "e", "Y": "f", "Z": "g"}, {"X": " Ｅ", "Y": "F", "Z": "Ｇ"}],
+    wrong=[
+        {"X": "F", "Y": "F", "Z": "G"},
+        {"X": "E", "Y": "E", "Z": "G"},
+        {"X": "E", "Y": "H", "Z": "G"},
+        {"X": "E", "Y": "F", "Z": "F"},
+        {"X": "E", "Y": "F"},
+        {"X": "E", "Y": "F", "Z": "--max-num-seqs"},
+        "EFG",
+        None,
+    ],
 )

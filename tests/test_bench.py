@@ -14,13 +14,14 @@ from helpers import get_profile
 from helpers.bench import (
     Throughput,
     paired_ratio,
+    read_arrivals,
     read_serving,
     read_throughput,
     run_bench,
     serving_command,
     spread,
 )
-from helpers.bench.results import SERVING_FIELDS, knee
+from helpers.bench.results import ARRIVALS_FIELDS, SERVING_FIELDS, knee
 from helpers.config import CLASSROOM_MODEL_DIR
 from helpers.errors import BenchmarkError
 
@@ -59,6 +60,16 @@ def test_serving_is_sorted_by_concurrency(tmp_path: Path) -> None:
     table = read_serving(files)
     assert list(table.concurrency) == [1, 4, 16]
     assert set(table.columns) == set(SERVING_FIELDS.values())
+
+
+def test_arrivals_are_sorted_by_rate_with_the_percentile_that_their_command_asks_for(tmp_path: Path) -> None:
+    fields = SERVING | {"max_concurrency": None} | {f"p95_{metric}_ms": 4.0 for metric in ("ttft", "tpot", "itl")}
+    files = [write(tmp_path / f"{rate}.json", fields | {"request_rate": rate}) for rate in (6.0, 2.0)]
+    table = read_arrivals(files)
+    assert list(table.rate) == [2.0, 6.0] and set(table.columns) == set(ARRIVALS_FIELDS.values())
+    assert (table.ttft_p95_ms == 4.0).all() and (table.ttft_p50_ms == 5.0).all()
+    with pytest.raises(BenchmarkError, match="request_rate"):
+        read_arrivals([write(tmp_path / "inf.json", fields | {"request_rate": "inf"})])
 
 
 @pytest.mark.parametrize(

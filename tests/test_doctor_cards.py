@@ -12,16 +12,16 @@ import pytest
 
 import helpers.doctor
 from helpers.config import REPO_ROOT, get_profile
-from helpers.doctor import cards, run_checks
+from helpers.doctor import cards, fit, run_checks, smi
 from helpers.doctor import gpu as card
 from helpers.doctor.check import failed, ok, warned
 from helpers.machine import cuda_gpus
 
-GTX_1080 = "0, GPU-10aa, 580.95.05, 11264, 11100, 6.1, [N/A], NVIDIA GeForce GTX 1080 Ti\n"
-RTX_3090 = "1, GPU-30bb, 580.95.05, 24576, 24300, 8.6, [N/A], NVIDIA GeForce RTX 3090\n"
-FULL_3090 = "0, GPU-30cc, 580.95.05, 24576, 500, 8.6, [N/A], NVIDIA GeForce RTX 3090\n"
-LOST_3090 = "0, GPU-30dd, 580.95.05, [Unknown Error], [Unknown Error], 8.6, [N/A], NVIDIA GeForce RTX 3090\n"
-MIG = "0, GPU-ee, 580.65.06, [N/A], [N/A], 9.0, Enabled, NVIDIA H100 80GB HBM3\n"
+GTX_1080 = "0, GPU-10aa, 580.95.05, 11264, [N/A], 11100, 6.1, [N/A], NVIDIA GeForce GTX 1080 Ti\n"
+RTX_3090 = "1, GPU-30bb, 580.95.05, 24576, [N/A], 24300, 8.6, [N/A], NVIDIA GeForce RTX 3090\n"
+FULL_3090 = "0, GPU-30cc, 580.95.05, 24576, [N/A], 500, 8.6, [N/A], NVIDIA GeForce RTX 3090\n"
+LOST_3090 = "0, GPU-30dd, 580.95.05, [Unknown Error], [N/A], [Unknown Error], 8.6, [N/A], NVIDIA GeForce RTX 3090\n"
+MIG = "0, GPU-ee, 580.65.06, [N/A], [N/A], [N/A], 9.0, Enabled, NVIDIA H100 80GB HBM3\n"
 MIXED, ALIKE = GTX_1080 + RTX_3090, FULL_3090 + RTX_3090
 PCI = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
@@ -38,7 +38,7 @@ PCI = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 )  # fmt: skip
 def test_cards_that_cuda_shows(text, variable, order, indices):
     environ = {"CUDA_DEVICE_ORDER": order} | ({} if variable is None else {"CUDA_VISIBLE_DEVICES": variable})
-    assert [gpu.index for gpu in cards.visible_gpus(card.parse_gpus(text), environ)] == indices
+    assert [gpu.index for gpu in cards.visible_gpus(smi.parse_gpus(text), environ)] == indices
 
 
 def test_best_card():
@@ -117,22 +117,23 @@ def test_the_best_card_is_judged_and_named(text, environ, status, index, tmp_pat
     lines = doctor(tmp_path, text, **environ)
     assert lines[cards.USE]["status"] == status
     assert lines[cards.USE]["fix"] == ("" if index is None else use_of(index))
-    for name in (card.CARD, card.FIT, card.FREE):
+    for name in (card.CARD, fit.FIT, fit.FREE):
         assert lines[name]["status"] == "OK"
         assert "显卡 1" in lines[name]["found"] or text.count("\n") == 1
 
 
 def test_one_card_that_somebody_uses(tmp_path):
     lines = doctor(tmp_path, FULL_3090, apps="99999999, 24000, GPU-30cc, python3\n")
-    assert [lines[name]["status"] for name in (card.DRIVER, cards.USE, card.CARD, card.FIT)] == ["OK"] * 4
-    assert lines[card.FREE]["status"] == "FAIL"
-    assert "PID 99999999 python3" in lines[card.FREE]["found"]
+    assert [lines[name]["status"] for name in (card.DRIVER, cards.USE, card.CARD, fit.FIT)] == ["OK"] * 4
+    assert lines[fit.FREE]["status"] == "FAIL"
+    assert "python3 23.4 GiB" in lines[fit.FREE]["found"]
+    assert "99999999" not in str(lines[fit.FREE])  # nobody here has that number
 
 
 def test_only_cards_that_fail(tmp_path):
     lines = doctor(tmp_path, ALIKE, CUDA_VISIBLE_DEVICES="0")
     assert lines[cards.USE]["status"] == "OK"  # no other card is visible: the line of the memory says what is wrong
-    assert lines[card.FREE]["status"] == "FAIL"
+    assert lines[fit.FREE]["status"] == "FAIL"
     lines = doctor(tmp_path, GTX_1080 + GTX_1080.replace("0, GPU-10", "1, GPU-11"))
     assert lines[card.CARD]["status"] == "FAIL"
 
@@ -144,7 +145,7 @@ def test_hidden_cards(variable, word, tmp_path):
     lines = doctor(tmp_path, ALIKE, CUDA_VISIBLE_DEVICES=variable)
     assert (lines[cards.USE]["status"], lines[cards.USE]["fix"]) == ("FAIL", "unset CUDA_VISIBLE_DEVICES")
     assert word in lines[cards.USE]["found"]
-    assert cards.USE in lines[card.FREE]["fix"]
+    assert cards.USE in lines[fit.FREE]["fix"]
     assert lines[card.DRIVER]["status"] == "OK"
 
 

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 
-from helpers.doctor import Check
+from helpers.doctor import Check, fit, smi
 from helpers.doctor import gpu as card
 from helpers.machine import SmiAnswer
-from helpers.models.size import SEVEN_B_CONFIG, model_size
+from helpers.models.size import GIB, SEVEN_B_CONFIG, kv_budget_gib, model_size
 
 SIZE = model_size(SEVEN_B_CONFIG)
 
-# Recorded: `nvidia-smi --query-gpu=GPU_QUERY --format=csv,noheader,nounits`. The H200 line comes from a real card;
-# the others keep its format with what other cards, drivers and containers print in it.
-H200 = "0, GPU-037445f1-dd10-57dd-27b4-0c222bb6b207, 580.159.04, 143771, 40138, 9.0, Disabled, NVIDIA H200\n"
+# Recorded: `nvidia-smi --query-gpu=GPU_QUERY --format=csv,noheader,nounits`. The lines of the H200 and the H100 come
+# from real cards;
+# the others keep their format with what other cards, drivers and containers print in it. `memory.reserved` was not
+# yet asked for but of the H100.
+H200 = "0, GPU-037445f1-dd10-57dd-27b4-0c222bb6b207, 580.159.04, 143771, [N/A], 40138, 9.0, Disabled, NVIDIA H200\n"
 H200_APPS = "406, 103010, GPU-037445f1-dd10-57dd-27b4-0c222bb6b207, python3\n"
-RTX_4090 = "0, GPU-aa, 550.90.07, 24564, 24210, 8.9, [N/A], NVIDIA GeForce RTX 4090\n"
-T4 = "0, GPU-bb, 535.161.08, 15360, 15100, 7.5, [N/A], Tesla T4\n"
-V100 = "0, GPU-cc, 535.161.08, 32768, 32500, 7.0, [N/A], Tesla V100-SXM2-32GB\n"
-OLD = "0, GPU-dd, 470.57.02, 24268, 24000, [Not Supported], [N/A], GeForce RTX 3090\n"
+RTX_4090 = "0, GPU-aa, 550.90.07, 24564, [N/A], 24210, 8.9, [N/A], NVIDIA GeForce RTX 4090\n"
+T4 = "0, GPU-bb, 535.161.08, 15360, [N/A], 15100, 7.5, [N/A], Tesla T4\n"
+V100 = "0, GPU-cc, 535.161.08, 32768, [N/A], 32500, 7.0, [N/A], Tesla V100-SXM2-32GB\n"
+OLD = "0, GPU-dd, 470.57.02, 24268, [N/A], 24000, [Not Supported], [N/A], GeForce RTX 3090\n"
 MIG = (
-    "0, GPU-ee, 580.65.06, [Insufficient Permissions], [Insufficient Permissions], 9.0, Enabled, "
+    "0, GPU-ee, 580.65.06, [Insufficient Permissions], [N/A], [Insufficient Permissions], 9.0, Enabled, "
     "NVIDIA H100 80GB HBM3\n"
 )
+H100 = "0, GPU-ff, 580.159.04, 81559, 480, 81079, 9.0, Disabled, NVIDIA H100 80GB HBM3\n"
 TWO = RTX_4090 + RTX_4090.replace("0, GPU-aa", "1, GPU-ab").replace("24210", "900")
 COMMUNICATE = (
     "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. "
@@ -32,20 +36,27 @@ COMMUNICATE = (
 )
 
 
-def gpu(text: str) -> card.Gpu:
-    return card.parse_gpus(text)[0]
+def gpu(text: str) -> smi.Gpu:
+    return smi.parse_gpus(text)[0]
 
 
 def test_parse_a_real_h200():
-    assert gpu(H200) == card.Gpu(
-        0, "GPU-037445f1-dd10-57dd-27b4-0c222bb6b207", "NVIDIA H200", "580.159.04", 143771 / 1024, 40138 / 1024, (9, 0)
+    assert gpu(H200) == smi.Gpu(
+        0,
+        "GPU-037445f1-dd10-57dd-27b4-0c222bb6b207",
+        "NVIDIA H200",
+        "580.159.04",
+        143771 * 0.985 / 1024,
+        40138 / 1024,
+        (9, 0),
     )
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (OLD, (24268 / 1024, None, False)),
+        (OLD, (24268 * 0.985 / 1024, None, False)),
+        (H100, ((81559 - 480) / 1024, (9, 0), False)),
         (MIG, (None, (9, 0), True)),
         (RTX_4090.replace("24564", "[Not Supported]"), (None, (8, 9), False)),
         (RTX_4090.replace("24564", "[N/A]").replace("8.9", "[N/A]"), (None, None, False)),
@@ -57,25 +68,25 @@ def test_parse_fields_without_a_number(text, expected):
 
 
 def test_parse_two_cards_and_a_name_with_a_comma():
-    assert [found.index for found in card.parse_gpus(TWO)] == [0, 1]
+    assert [found.index for found in smi.parse_gpus(TWO)] == [0, 1]
     assert gpu(RTX_4090.replace("NVIDIA GeForce", "NVIDIA, GeForce")).name == "NVIDIA, GeForce RTX 4090"
 
 
 @pytest.mark.parametrize("text", ["", "\n", "No devices were found\n", COMMUNICATE, "a,b\n", ",,,,,,,\n", "\0" * 50])
 def test_parse_refuses_other_text(text):
-    assert card.parse_gpus(text) == []
-    assert card.parse_apps(text) == []
+    assert smi.parse_gpus(text) == []
+    assert smi.parse_apps(text) == []
 
 
 def test_parse_apps():
-    row, = card.parse_apps(H200_APPS)  # fmt: skip
+    row, = smi.parse_apps(H200_APPS)  # fmt: skip
     assert (row.pid, row.name, row.used_gib) == (406, "python3", 103010 / 1024)
-    hidden, = card.parse_apps("71, [N/A], GPU-aa, [Not Found]\n")  # fmt: skip
+    hidden, = smi.parse_apps("71, [N/A], GPU-aa, [Not Found]\n")  # fmt: skip
     assert (hidden.pid, hidden.used_gib) == (71, None)
 
 
 def driver(text: str, *, status: int | None = 0, vllm: str | None = "0.32.0") -> Check:
-    return card.check_driver(SmiAnswer(status, text), card.parse_gpus(text), vllm_version=vllm, pinned="0.32.0")
+    return card.check_driver(SmiAnswer(status, text), smi.parse_gpus(text), vllm_version=vllm, pinned="0.32.0")
 
 
 def with_driver(version: str) -> str:
@@ -140,7 +151,9 @@ def test_nvidia_smi_that_fails(text, status, words, fix):
     assert fix in check.fix
 
 
-LOST = RTX_4090.replace("0, GPU-aa", "1, GPU-ab").replace("24564, 24210, 8.9", "[Unknown Error], [Unknown Error], ERR!")
+LOST = RTX_4090.replace("0, GPU-aa", "1, GPU-ab").replace(
+    "24564, [N/A], 24210, 8.9", "[Unknown Error], [N/A], [Unknown Error], ERR!"
+)
 
 
 @pytest.mark.parametrize(
@@ -189,52 +202,65 @@ def test_capability(text, dtype, status, fix):
     assert fix in check.fix
 
 
-def fit(text: str, *, length: int = 2048, utilization: float = 0.9) -> Check:
-    return card.check_gpu_fit(
-        gpu(text), weights_gib=SIZE.weights_gib, kv_bytes_per_token=SIZE.kv_bytes_per_token, max_model_len=length,
-        utilization=utilization,
-    )  # fmt: skip
+def fitted(text: str, *, length: int = 2048, utilization: float = 0.9) -> Check:
+    return fit.check_gpu_fit(gpu(text), SIZE, max_model_len=length, utilization=utilization)
 
 
 def test_memory_for_weights_and_kv():
-    assert fit(RTX_4090).status == "OK"
-    assert "约 11 万 token" in fit(RTX_4090).found  # (24564/1024 x 0.9 - 14.19 - 1.5) GiB / 56 KiB
-    assert fit(RTX_4090, length=32768).status == "OK"
-    too_long = fit(RTX_4090, length=131072)
-    assert (too_long.status, too_long.fix) == ("FAIL", "export TUTORIAL_MAX_MODEL_LEN=110336")
-    assert fit(RTX_4090, length=110336).status == "OK"
-    assert fit(T4).status == "FAIL"
-    assert "24 GB" in fit(T4).fix
-    assert [fit(text).status for text in (MIG, RTX_4090.replace("24564", "[N/A]"))] == ["WARN", "WARN"]
+    assert fitted(RTX_4090).status == "OK"
+    assert "CUDA 看得到 23.6 GiB" in fitted(RTX_4090).found
+    assert fitted(RTX_4090, length=32768).status == "OK"
+    too_long = fitted(RTX_4090, length=131072)
+    assert too_long.status == "FAIL"
+    name, length = too_long.fix.removeprefix("export ").split("=")
+    assert name == "TUTORIAL_MAX_MODEL_LEN"
+    assert fitted(RTX_4090, length=int(length)).status == "OK"
+    assert fitted(RTX_4090, length=int(length) + 256).status == "FAIL"
+    assert fitted(T4).status == "FAIL"
+    assert "24 GB" in fitted(T4).fix
+    assert [fitted(text).status for text in (MIG, RTX_4090.replace("24564", "[N/A]"))] == ["WARN", "WARN"]
+
+
+def test_tokens_of_the_kv_cache_are_a_range():
+    """The ends of the range are those of the rest; the arithmetic of helpers.models.size lies between them."""
+    ends = re.search(r"一共 ([\d.]+) 万–([\d.]+) 万 token", fitted(H100).found)
+    middle = kv_budget_gib((81559 - 480) / 1024, SIZE.weights_gib) * GIB / SIZE.kv_bytes_per_token / 10000
+    assert ends and float(ends[1]) < middle < float(ends[2])
+    per_token = SIZE.kv_bytes_per_token / GIB * 10000
+    assert (float(ends[2]) - float(ends[1])) * per_token == pytest.approx(3.0 - 1.5, abs=0.02)
+    assert "Available KV cache memory" in fitted(H100).found
 
 
 def free(text: str, apps: str = "", *, server: bool = False, needed: float = 15.8) -> Check:
-    holders = [replace(app, mine=True) for app in card.parse_apps(apps)]
-    return card.check_gpu_free(gpu(text), holders, needed_gib=needed, utilization=0.9, course_server=server)
+    holders = [replace(app, mine=True, about="用户 me") for app in smi.parse_apps(apps)]
+    return fit.check_gpu_free(gpu(text), holders, needed_gib=needed, utilization=0.9, course_server=server)
 
 
 def test_no_kill_for_the_process_of_another_user():
-    mine, theirs = card.parse_apps(H200_APPS + H200_APPS.replace("406", "77"))
-    mine, theirs = replace(mine, mine=True), replace(theirs, about="用户 alice，文件夹 /home/alice，运行了 3.0 小时")
-    check = card.check_gpu_free(gpu(H200), [theirs], needed_gib=60, utilization=0.9, course_server=False)
+    mine, theirs = smi.parse_apps(H200_APPS + H200_APPS.replace("406", "77"))
+    mine, theirs = (
+        replace(mine, mine=True, about="用户 me"),
+        replace(theirs, about="用户 alice，文件夹 /home/alice，运行了 3.0 小时"),
+    )
+    check = fit.check_gpu_free(gpu(H200), [theirs], needed_gib=60, utilization=0.9, course_server=False)
     assert "kill" not in check.fix
     assert "请主人停下" in check.fix
     assert "（用户 alice，文件夹 /home/alice，运行了 3.0 小时）" in check.found
-    hidden = card.check_gpu_free(
-        gpu(H200), card.parse_apps(H200_APPS), needed_gib=60, utilization=0.9, course_server=False
+    hidden = fit.check_gpu_free(
+        gpu(H200), smi.parse_apps(H200_APPS), needed_gib=60, utilization=0.9, course_server=False
     )
     assert "kill" not in hidden.fix
     assert "看不出是谁的" in hidden.fix
-    both = card.check_gpu_free(gpu(H200), [theirs, mine], needed_gib=60, utilization=0.9, course_server=False)
-    assert "kill 406；别人的进程" in both.fix
+    both = fit.check_gpu_free(gpu(H200), [theirs, mine], needed_gib=60, utilization=0.9, course_server=False)
+    assert "kill 406\n别人的进程" in both.fix
 
 
 def test_free_memory_and_who_holds_the_rest():
     assert free(RTX_4090).status == "OK"
     taken = free(H200, H200_APPS)  # the real card, with a real process on it
     assert taken.status == "FAIL"
-    assert "PID 406 python3 100.6 GiB" in taken.found
-    assert taken.fix.startswith("export TUTORIAL_GPU_MEMORY_UTILIZATION=0.27")
+    assert "PID 406 python3 100.6 GiB（用户 me）" in taken.found
+    assert taken.fix.startswith("export TUTORIAL_GPU_MEMORY_UTILIZATION=0.28\n")
     assert taken.fix.endswith("kill 406")
     tight = free(H200, H200_APPS, needed=60)
     assert "UTILIZATION" not in tight.fix
@@ -249,13 +275,22 @@ def test_free_memory_with_an_invisible_holder():
     assert "kill" not in nobody.fix
     other_card = free(H200, H200_APPS.replace("GPU-037445f1", "GPU-99"))
     assert "看不到是谁" in other_card.found
-    assert "[Not Found]" in free(H200, H200_APPS.replace("103010", "[N/A]").replace("python3", "[Not Found]")).found
+
+
+@pytest.mark.parametrize(("name", "shown"), [("[Not Found]", False), ("python3", True), ("/usr/bin/ollama", True)])
+def test_number_that_means_nothing_here_is_not_named(name, shown):
+    """In a container nvidia-smi lists the host's processes, or none with a name."""
+    apps = smi.parse_apps(H200_APPS.replace("python3", name).replace("406", "2839"))
+    check = fit.check_gpu_free(gpu(H200), apps, needed_gib=60, utilization=0.9, course_server=False)
+    assert "2839" not in check.found + check.fix and "kill" not in check.fix
+    assert (name in check.found) is shown
+    assert ("看不到是谁" in check.found) is not shown
 
 
 def test_only_a_card_that_shares_the_machine_s_memory_is_looked_at_with_free() -> None:
     unified, slice_ = (
-        fit(RTX_4090.replace("24564", "[N/A]").replace("RTX 4090", "GB10")),
-        fit(RTX_4090.replace("24564", "[N/A]").replace("GeForce RTX 4090", "A10-12Q")),
+        fitted(RTX_4090.replace("24564", "[N/A]").replace("RTX 4090", "GB10")),
+        fitted(RTX_4090.replace("24564", "[N/A]").replace("GeForce RTX 4090", "A10-12Q")),
     )
     assert "free -h" in unified.fix and "free -h" not in slice_.fix
 

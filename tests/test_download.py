@@ -199,6 +199,7 @@ ANSWERS: dict[str, tuple[Any, str]] = {
     "403": ((403, b'{"Message": "gated"}'), "不许下载.*gated"),
     "quota": ((403, b'{"code": "QuotaLimitExceed"}'), "额度"),
     "404": ((404,), "没有这个模型"),
+    "416": ((416,), "从断点接着传"),
     "418": ((418,), "不是 ModelScope 的站点"),
     "429": ((429, b"", {"Retry-After": "30"}), "等 30 秒"),
     "500": ((500, b'{"Message": "busy"}'), "500.*不是你这里的问题.*busy"),

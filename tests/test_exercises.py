@@ -16,13 +16,14 @@ from typing import Any
 import httpx
 import nbformat
 import pytest
-from exercise_answers import ENGINE, RIGHT, SERVER, WRONG, asked, asks_warmly
+from exercise_answers import ENGINE, RIGHT, SERVER, WRONG, asked, asks_warmly, prompt_len
 from exercise_kit import FAKE_VLLM, FakeEngine, fake_server
 
 from helpers import exercises
 from helpers.authoring import series
 from helpers.exercises import EXERCISES, check, progress, record
 from helpers.exercises.judging import number
+from helpers.reasoning import split_think
 
 PAIRS = {path.name: (series.NOTEBOOKS_DIR / path.name, path) for path in series.solution_paths()}
 READ = {name: tuple(nbformat.read(path, as_version=4) for path in pair) for name, pair in PAIRS.items()}
@@ -236,6 +237,24 @@ def test_an_engine_that_was_interrupted_is_named(say: Any, progress_file: Path) 
     assert not progress_file.exists()
 
 
+def test_a_card_with_a_long_context_is_not_filled_to_the_last_token(say: Any) -> None:
+    limit, asked_for = 32768, []
+
+    class Card(FakeEngine):
+        def chat(self, messages: Any, params: Any, use_tqdm: bool = True) -> list[Any]:
+            asked_for.append(params.max_tokens)
+            return super().chat(messages, params)
+
+    def mended(llm: Any, question: str, max_tokens: int) -> Any:
+        if prompt_len(question) + max_tokens > limit:
+            raise ValueError("does not fit")
+        reply = split_think(asked(llm, question, max_tokens))
+        return reply.answer if reply.closed else None
+
+    assert say("03-4", mended, Card(), limit).startswith("✓")
+    assert max(asked_for) == 1024
+
+
 def test_the_hint_fits_the_mistake(say: Any) -> None:
     def takes_the_last_part(llm: Any, question: str, max_tokens: int) -> Any:
         text = asked(llm, question, max_tokens)
@@ -255,7 +274,7 @@ def test_the_hint_fits_the_mistake(say: Any) -> None:
 def test_tries_are_counted_until_solved_and_survive_a_restart(
     progress_file: Path, say: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for answer in (222, 222, 515, 222, 515):
+    for answer in (189, 189, 506, 189, 506):
         say("01-1", answer)
     say("01-2", *WRONG["01-2"][0])
     assert json.loads(progress_file.read_text()) == {
@@ -277,7 +296,7 @@ def test_a_damaged_record_is_not_fatal(content: str, progress_file: Path, say: A
     progress_file.parent.mkdir()
     progress_file.write_text(content)
     progress()
-    assert "✓ 01-1" in say("01-1", 515)
+    assert "✓ 01-1" in say("01-1", 506)
     assert json.loads(progress_file.read_text()) == {"01-1": {"tries": 1, "solved": True}}
 
 
@@ -286,7 +305,7 @@ def test_a_record_that_cannot_be_written_is_said_and_the_verdict_still_comes(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(record, "PROGRESS_FILE", tmp_path / "file" / "exercises.json")
-    said = say("01-1", 222)
+    said = say("01-1", 189)
     assert said.startswith("（进度没有记下：") and "✗ 01-1" in said and EXERCISES["01-1"].hints[0] in said
 
 
@@ -306,10 +325,10 @@ def test_writers_at_once_lose_nothing(progress_file: Path) -> None:
 def test_off_leaves_the_record_alone(
     progress_file: Path, monkeypatch: pytest.MonkeyPatch, say: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    say("01-1", 222)
+    say("01-1", 189)
     before = progress_file.read_text()
     monkeypatch.setenv("TUTORIAL_PROGRESS", "off")
-    assert "✓ 01-1" in say("01-1", 515)
+    assert "✓ 01-1" in say("01-1", 506)
     progress()
     assert "○ 01-1" in capsys.readouterr().out
     assert progress_file.read_text() == before

@@ -110,6 +110,7 @@ def test_prompts_differ_and_the_lengths_are_those_asked_for(client: openai.Async
     assert len({str(body["prompt"]) for body in Handler.seen}) == len(Handler.seen) == 6
     assert all(len(body["prompt"]) == 5 and body["max_tokens"] == 4 for body in Handler.seen)
     assert all(body["ignore_eos"] is True for body in Handler.seen)
+    assert {(body["temperature"], body["top_p"]) for body in Handler.seen} == {(1, 1)}, "not left to the model's folder"
 
 
 def test_prompts_hold_only_what_every_tokenizer_of_the_course_has_as_one_character() -> None:

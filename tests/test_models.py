@@ -381,6 +381,7 @@ def test_a_folder_that_the_reader_named_and_that_is_not_there_is_said_aloud(
         (ConnectionError("HTTPConnectionPool(host='10.0.0.9', port=8090): refused"), "10.0.0.9:8090"),
         (TimeoutError(), "MODELSCOPE_ENDPOINT"),
         (ValueError("Expected one thing\nand more"), "ValueError）：Expected one thing"),
+        (OSError("server refused to resume from byte 3722 (HTTP 416)"), "从断点接着传"),
         (KeyboardInterrupt(), "停下"),
         (ModelError("缺文件 a。"), "缺文件 a。"),
     ],

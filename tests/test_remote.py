@@ -105,6 +105,19 @@ def test_an_unreachable_server_is_told() -> None:
         client("http://127.0.0.1:9")
 
 
+def test_what_a_proxy_answers_itself_is_told(base_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", base_url)
+    monkeypatch.setenv("no_proxy", "localhost")
+    Front.answers["http://class.example:8000/health"] = (502, "")
+    with pytest.raises(ServerError, match=r"代理 127\.0\.0\.1:\d+.*把 class\.example 加进 NO_PROXY"):
+        client("http://class.example:8000")
+
+
+def test_an_address_that_is_only_for_listening_is_told() -> None:
+    with pytest.raises(ServerError, match=r"0\.0\.0\.0 只是监听时的写法"):
+        client("http://0.0.0.0:9")
+
+
 def test_without_a_base_url_our_own_server_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
     monkeypatch.setattr(VLLMServer, "start", lambda one: one)

@@ -130,8 +130,9 @@ def test_parts_of_another_report_are_not_mixed_in(
     assert command("gpu --weights none") == 0  # all of it: nothing is carried on
 
 
-def test_memory_alone_joins_a_report_of_another_host_with_the_same_card(
-    command: Callable[[str], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("part", ["memory", "long"])
+def test_a_part_of_the_card_alone_joins_a_report_of_another_host_with_the_same_card(
+    part: str, command: Callable[[str], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report, "get_profile", lambda: profile_of("gpu"))
     saved = tmp_path / "report" / "gpu.json"
@@ -139,11 +140,13 @@ def test_memory_alone_joins_a_report_of_another_host_with_the_same_card(
     found = read(saved)
     found["machine"] |= {"cpu": "another", "cores": 32}
     saved.write_text(json.dumps(found))
-    assert command("gpu --weights none --parts memory") == 0
-    assert read(saved) == found | {"memory": ["memory"]}
+    assert command(f"gpu --weights none --parts {part}") == 0
+    joined = read(saved)
+    assert joined.pop("hosts")[part]["cpu"] != "another"
+    assert joined == found | {part: [part]}
     found["machine"]["driver"] = "another"
     saved.write_text(json.dumps(found))
-    assert command("gpu --weights none --parts memory") == 1
+    assert command(f"gpu --weights none --parts {part}") == 1
 
 
 def test_an_incomplete_report_is_not_shipped(

@@ -26,11 +26,13 @@ def test_every_request_adds_its_own_kv_cache() -> None:
     assert found == pytest.approx(64 * 1008e9 / (2 * READ + 64 * 2048 * 57_344))
 
 
-@pytest.mark.parametrize(("size", "gain"), [(4, 0.5), (1, 2), (0.5, 4)])
-def test_smaller_weights_raise_the_limit_in_proportion(size: float, gain: float) -> None:
-    usual = roofline.decode_limit(SEVEN_B_CONFIG, bandwidth_gb_s=1008, batch=1, context=0)
+@pytest.mark.parametrize(("size", "of_the_output_layer"), [(4, 4), (2, 2), (1, 2), (0.5, 2)])
+def test_quantized_weights_raise_the_limit_but_the_output_layer_keeps_its_16_bits(
+    size: float, of_the_output_layer: int
+) -> None:
     found = roofline.decode_limit(SEVEN_B_CONFIG, bandwidth_gb_s=1008, batch=1, context=0, bytes_per_weight=size)
-    assert found == pytest.approx(gain * usual)
+    output_layer = 152_064 * 3584
+    assert found == pytest.approx(1008e9 / (size * (READ - output_layer) + of_the_output_layer * output_layer))
 
 
 def test_the_kv_cache_has_a_dtype_of_its_own() -> None:

@@ -182,6 +182,24 @@ def test_a_missing_or_empty_model_folder_is_refused_before_start(
     assert not (tmp_path / "logs").exists()
 
 
+def test_a_folder_of_hugging_faces_cache_is_shown_the_way_down(make: Make, model: Path, tmp_path: Path) -> None:
+    whole = tmp_path / "models--x--y" / "snapshots" / "abc"
+    whole.parent.mkdir(parents=True)
+    whole.symlink_to(model)
+    with pytest.raises(ServerError, match=f"路径改成 {whole}"):
+        VLLMServer(command(tmp_path / "models--x--y", make().port)).start()
+
+
+def test_a_key_that_the_environment_holds_already_is_told(
+    make: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with make(api_key="k"):
+        assert "VLLM_API_KEY" not in capsys.readouterr().out
+    monkeypatch.setenv("VLLM_API_KEY", "k")
+    with make():
+        assert "VLLM_API_KEY 已经设了" in capsys.readouterr().out
+
+
 def test_a_log_that_cannot_be_written_is_named(make: Make, tmp_path: Path) -> None:
     with pytest.raises(ServerError, match="写不了文件"):
         make(log_file=tmp_path).start()
@@ -216,7 +234,8 @@ def test_a_wider_host_needs_the_argument_and_a_key(model: Path, capsys: pytest.C
         VLLMServer(["vllm", "serve", str(model)])
     with VLLMServer(wide, expose=True, api_key="k", env={"FAKE_VLLM": ""}) as one:
         assert one.base_url == "http://127.0.0.1:29999"
-    assert "/invocations" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert all(path in said for path in ["/invocations", "/generative_scoring", "/scale_elastic_ep"])
 
 
 @pytest.mark.parametrize(

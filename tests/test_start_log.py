@@ -160,6 +160,14 @@ def test_a_harmless_line_is_no_cause(line: str) -> None:
     assert (last_error(only), diagnose(only)) == ("", None)
 
 
+def test_a_line_of_code_that_a_warning_quotes_hides_no_error() -> None:
+    warning = (
+        "/env/torch/cuda/__init__.py:64: FutureWarning: pynvml is deprecated\n  import pynvml  # type: ignore[x]\n"
+    )
+    error = "Traceback (most recent call last):\n  File \"x.py\", line 1, in f\n    g()\nKeyError: 'never seen'\n"
+    assert last_error(warning + error) == "KeyError: 'never seen'"
+
+
 def test_the_error_that_it_was_raised_from_is_looked_at_too() -> None:
     chain = (
         "ImportError: libcuda.so.1: cannot open shared object file\n\n"

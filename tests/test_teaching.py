@@ -11,6 +11,8 @@ import pytest
 
 from helpers.authoring import handbook, series
 from helpers.config import REPO_ROOT
+from helpers.models import SEVEN_B_CONFIG
+from helpers.models.size import CARD_24GB_GIB, RUNTIME_GIB, context_that_fits, model_size, quantized_gib
 
 TEACHING = (series.NOTEBOOKS_DIR / "TEACHING.md").read_text(encoding="utf-8")
 README = (REPO_ROOT / "README.md").read_text(encoding="utf-8")
@@ -89,3 +91,18 @@ def test_links_lead_somewhere() -> None:
     assert {"CHEATSHEET.md", "TERMS.md"} <= set(targets)
     assert all((series.NOTEBOOKS_DIR / target).is_file() for target in targets)
     assert all(f"notebooks/{name}" in README for name in ("TEACHING.md", "CHEATSHEET.md"))
+
+
+def test_memory_is_counted_with_the_same_numbers_everywhere() -> None:
+    counted: dict[str, float] = {}
+    for cell in CELLS["01"]:
+        if cell.id in ("01-18", "01-20"):
+            exec(cell.source, counted)
+    assert (counted["card_gib"], counted["working_gib"]) == (CARD_24GB_GIB, RUNTIME_GIB)
+    context = context_that_fits(CARD_24GB_GIB, model_size(SEVEN_B_CONFIG))
+    prose = {number: "\n".join(cell.source for cell in cells) for number, cells in CELLS.items()}
+    assert f"课程取 {context}" in prose["01"] and f"24 GB 的卡是 {context}" in README
+    assert f"这里估 {RUNTIME_GIB:g} GiB" in prose["01"] and f"减去 {RUNTIME_GIB:g} GiB 的" in prose["02"]
+    int4 = f"{quantized_gib(SEVEN_B_CONFIG, bits=4, group=128):.1f} GiB"
+    assert int4 in handbook.read_notebooks(series.notebook_paths())["02"].printed
+    assert int4 in (series.NOTEBOOKS_DIR / "TERMS.md").read_text(encoding="utf-8")

@@ -23,7 +23,7 @@ OF_OTHER_PROGRAMS = {
     "conda": "--add --set",
     "curl": "--json --noproxy",
     "helpers": "--env --host --port --report",
-    "ipykernel, jupyter": "--display-name --env --name --user",
+    "ipykernel, jupyter": "--allow-root --display-name --env --name --no-browser --user",
     "json.tool": "--no-ensure-ascii",
     "modelscope": "--local-dir",
     "pip, uv": "--extra-index-url --index-url --torch-backend",

@@ -25,7 +25,7 @@ class Timing:
     Attributes:
         prompt_tokens: as the server counted them.
         output_tokens: as the server counted them.
-        arrivals_s: seconds from sending the request to each event; an event holds one token, seldom more.
+        arrivals_s: seconds from sending the request to each event (chunk); an event holds one token, seldom more.
     """
 
     prompt_tokens: int
@@ -44,7 +44,7 @@ class Timing:
 
     @property
     def itl_s(self) -> list[float]:
-        """Inter-token latencies: the seconds between neighbouring events."""
+        """Inter-token latencies as `vllm bench serve` takes them: the seconds between neighbouring events."""
         return [b - a for a, b in itertools.pairwise(self.arrivals_s)]
 
 
@@ -55,6 +55,8 @@ def random_prompt(length: int) -> list[int]:
 
 async def timed_request(client: openai.AsyncOpenAI, model: str, *, input_len: int, output_len: int) -> Timing:
     """Stream one completion of a random prompt, and note when each event arrives.
+
+    It samples as `serving_command` does, not as the model's folder says.
 
     Args:
         input_len: tokens of the prompt.
@@ -68,6 +70,8 @@ async def timed_request(client: openai.AsyncOpenAI, model: str, *, input_len: in
         model=model,
         prompt=random_prompt(input_len),
         max_tokens=output_len,
+        temperature=1,
+        top_p=1,
         stream=True,
         stream_options={"include_usage": True},
         extra_body={"ignore_eos": True},

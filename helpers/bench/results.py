@@ -13,18 +13,21 @@ from helpers.errors import BenchmarkError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Throughput", "knee", "read_serving", "read_throughput"]
+__all__ = ["Throughput", "knee", "read_arrivals", "read_serving", "read_throughput"]
 
-SERVING_FIELDS = {
-    "max_concurrency": "concurrency",
-    "completed": "requests",
-    "request_throughput": "requests_per_s",
-    "output_throughput": "output_tok_per_s",
-} | {
-    f"{statistic}_{metric}_ms": f"{metric}_{column}_ms"
-    for metric in ("ttft", "tpot", "itl")
-    for statistic, column in (("mean", "mean"), ("median", "p50"), ("p99", "p99"))
-}
+
+def _columns(load: dict[str, str], percentile: str) -> dict[str, str]:
+    """Field of the JSON → column of the table; `load` is what was set."""
+    counted = {"completed": "requests", "request_throughput": "requests_per_s", "output_throughput": "output_tok_per_s"}
+    return load | counted | {
+        f"{statistic}_{metric}_ms": f"{metric}_{column}_ms"
+        for metric in ("ttft", "tpot", "itl")
+        for statistic, column in (("mean", "mean"), ("median", "p50"), (percentile, percentile))
+    }  # fmt: skip
+
+
+SERVING_FIELDS = _columns({"max_concurrency": "concurrency"}, "p99")
+ARRIVALS_FIELDS = _columns({"request_rate": "rate"}, "p95")
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,19 @@ def read_serving(paths: Iterable[Path]) -> pd.DataFrame:
     Raises:
         BenchmarkError: a file is missing, is not JSON, lacks a field, or counts failed requests; the message names it.
     """
-    import pandas as pd
+    return _table(paths, SERVING_FIELDS)
 
-    rows = [_fields(path, SERVING_FIELDS) for path in paths]
-    return pd.DataFrame(rows).rename(columns=SERVING_FIELDS).sort_values("concurrency", ignore_index=True)
+
+def read_arrivals(paths: Iterable[Path]) -> pd.DataFrame:
+    """Read what the commands of `bench.run.arrivals_command` wrote, one row each, sorted by rate.
+
+    Returns:
+        As `read_serving`, with the column `rate` (requests a second) for `concurrency`, and p95 for p99.
+
+    Raises:
+        BenchmarkError: as `read_serving`.
+    """
+    return _table(paths, ARRIVALS_FIELDS)
 
 
 def knee(curve: pd.DataFrame) -> int:
@@ -90,6 +102,15 @@ def knee(curve: pd.DataFrame) -> int:
     """
     each = curve.output_tok_per_s / curve.concurrency
     return curve.concurrency[each >= each.iloc[0] / 2].max()  # type: ignore[no-any-return]
+
+
+def _table(paths: Iterable[Path], fields: dict[str, str]) -> pd.DataFrame:
+    import pandas as pd
+
+    load = next(iter(fields.values()))
+    return pd.DataFrame([_fields(path, fields) for path in paths]).rename(columns=fields).sort_values(
+        load, ignore_index=True
+    )  # fmt: skip
 
 
 def _fields(path: Path, names: Iterable[str]) -> dict[str, Any]:

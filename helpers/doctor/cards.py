@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from helpers.doctor.check import Check, failed, ok, warned
-from helpers.doctor.gpu import Gpu
+from helpers.doctor.smi import Gpu
 
 __all__ = ["best", "check_use", "named", "visible_gpus"]
 

@@ -23,7 +23,7 @@ class Check:
         name: what was looked at.
         status: `OK`; `WARN`: the course works, with the limit that `found` tells; `FAIL`: mend it first.
         found: what is there on this machine.
-        fix: command (or one step) that mends it; empty when the status is `OK`.
+        fix: command (or one step) that mends it, a line each; empty when the status is `OK`.
     """
 
     name: str
@@ -54,18 +54,19 @@ def display_width(text: str) -> int:
     )
 
 
-def render(checks: Sequence[Check]) -> str:
-    """Lay the checks out as a table; the fix stands below its line, ready to be copied."""
+def render(checks: Sequence[Check], *, advice: str = "") -> str:
+    """Lay the checks out as a table; the fix stands below its line, ready to be copied; `advice` ends it."""
     widest = max((display_width(check.name) for check in checks), default=0)
     lines = []
     for check in checks:
         padding = " " * (widest - display_width(check.name))
         lines.append(f"{check.status:<4}  {check.name}{padding}  {_one_line(check.found)}")
-        if check.fix:
-            lines.append(f"{'':<4}  {'':<{widest}}  → {_one_line(check.fix)}")
+        lines += [f"{'':<4}  {'':<{widest}}  → {_one_line(fix)}" for fix in check.fix.splitlines() if fix.strip()]
     counts = {status: sum(check.status == status for check in checks) for status in ("OK", "WARN", "FAIL")}
     lines.append("")
     lines.append(f"共 {len(checks)} 项：" + "，".join(f"{count} {status}" for status, count in counts.items()))
+    if advice:
+        lines.append(advice)
     return "\n".join(lines)
 
 

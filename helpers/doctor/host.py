@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
@@ -12,18 +11,19 @@ from pathlib import Path
 from typing import Final
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # missing in typeshed
 
-from helpers.config import REPO_ROOT, unusable_proxies
+from helpers.config import REPO_ROOT, no_proxy_for, unusable_proxies
 from helpers.doctor.check import PYTHON_HERE, Check, failed, ok, warned
 from helpers.models.size import GIB
 
 __all__ = [
-    "Listener", "VllmProcess", "cgroup_free", "check_compiler", "check_cpu", "check_disk",
+    "Listener", "VllmProcess", "check_compiler", "check_cpu", "check_disk",
     "check_leftovers", "check_port", "check_proxy", "check_ram", "check_shm", "looks_like_vllm",
 ]  # fmt: skip
 
 DISK, PROXY, PORT, SHM, CPU, RAM = "磁盘", "代理", "端口", "共享内存", "CPU", "内存"
 COMPILER, LEFTOVERS = "C 编译器", "遗留的 vLLM 进程"
-NO_PROXY: Final = "export NO_PROXY=localhost,127.0.0.1 no_proxy=localhost,127.0.0.1"
+TURBO_PORT: Final = ":12798"  # of the proxy that AutoDL's `source /etc/network_turbo` sets
+ENGINE_GIB: Final = 1.2  # measured: server and engine of the classroom model, without the KV cache, at the peak
 UNREADABLE: Final = re.compile(r"[^!-~]|^(?!\w+://).*\[|:.*/\d")  # in NO_PROXY; httpx then makes no client at all
 
 
@@ -46,13 +46,23 @@ class VllmProcess:
     about: str = ""
 
 
-def check_disk(path: Path, *, free_bytes: int, needed_gib: float, data_disk: Path | None) -> Check:
-    """Is there room where the model goes, and is that the data disk? `data_disk`: AutoDL's, None elsewhere."""
+def check_disk(
+    path: Path, *, free_bytes: int, needed_gib: float, data_disk: Path | None, trash: Mapping[Path, int]
+) -> Check:
+    """Is there room where the model goes, and is that the data disk?
+
+    Args:
+        data_disk: AutoDL's, None elsewhere.
+        trash: what was deleted in JupyterLab or on the desktop and still lies on that disk: folder → bytes.
+    """
     free = free_bytes / GIB
     if free < needed_gib:
         fix = "du -xh --max-depth=2 ~ | sort -h | tail（看看哪里能清理）"
         if data_disk and not path.is_relative_to(data_disk):
             fix = f"export TUTORIAL_MODEL_DIR={data_disk}/models/{path.name}"
+        if trash:
+            folders = " ".join(shlex.quote(str(folder)) for folder in trash)
+            fix = f"回收站里有 {sum(trash.values()) / GIB:.1f} GiB，不要了的话清空它：rm -rf {folders}\n{fix}"
         return failed(DISK, f"{path} 还剩 {free:.1f} GiB，要 {needed_gib:.1f} GiB", fix)
     if data_disk and not path.is_relative_to(data_disk):
         found = f"{path} 在系统盘上（只有 30 GB）；模型应放到数据盘 {data_disk}"
@@ -65,13 +75,19 @@ def check_proxy(environ: Mapping[str, str]) -> Check:
     broken = unusable_proxies(environ)
     if broken:
         found = "；".join(f"{name} {problem}" for name, problem in broken.items())
-        return failed(PROXY, f"{found}，httpx 和 OpenAI SDK 连 localhost 也用不了；笔记本里会自己去掉它",
-                      f"unset {' '.join(broken)}（还要代理的话，改写成 http://主机:端口）")  # fmt: skip
+        return failed(PROXY, f"{found}，httpx 和 OpenAI SDK 连 localhost 也用不了；笔记本里会自己去掉它"
+                      "（还要代理的话，改写成 http://主机:端口）", f"unset {' '.join(broken)}")  # fmt: skip
     unread = [entry for entry in re.split(r"[,\s]+", f"{environ.get('no_proxy', '')},{environ.get('NO_PROXY', '')}")
               if UNREADABLE.search(entry)]  # fmt: skip
+    value = shlex.quote(no_proxy_for(environ, "localhost", "127.0.0.1")["NO_PROXY"])
+    mended = f"export NO_PROXY={value} no_proxy={value}"
     if unread:
         found = f"NO_PROXY 里的 {'、'.join(dict.fromkeys(unread))} 让 httpx 和 OpenAI SDK 出错（Invalid port）；"
-        return warned(PROXY, f"{found}笔记本会自己去掉它，终端里的程序不会", NO_PROXY)
+        return warned(PROXY, f"{found}笔记本会自己去掉它，终端里的程序不会", mended)
+    if turbo := _turbo(environ):
+        found = "AutoDL 的学术加速（network_turbo）还开着：它只为 GitHub 和 Hugging Face；"
+        slow = "魔搭（modelscope.cn）、清华源也走它，会变慢，甚至连不上"
+        return warned(PROXY, found + slow, f"unset {' '.join(turbo)}")
     proxies: dict[str, str] = {}
     for name in sorted(environ):  # upper case sorts first, so that lower case wins, as in urllib and curl
         scheme, _, kind = name.lower().rpartition("_")
@@ -84,8 +100,13 @@ def check_proxy(environ: Mapping[str, str]) -> Check:
     swallowed = [host for host in ("localhost", "127.0.0.1") if not proxy_bypass_environment(host, bypass)]
     if swallowed:
         found = f"发给 {'、'.join(swallowed)} 的请求会被送到代理；笔记本会自己绕开，终端里的 curl 不会"
-        return warned(PROXY, found, NO_PROXY)
+        return warned(PROXY, found, mended)
     return ok(PROXY, "设了代理，localhost 已经绕开")
+
+
+def _turbo(environ: Mapping[str, str]) -> list[str]:
+    """The variables through which AutoDL's accelerator is on."""
+    return [name for name in environ if name.lower().endswith("_proxy") and TURBO_PORT in environ[name]]
 
 
 def check_port(port: int, listener: Listener | None, *, course_server: bool, free_port: int) -> Check:
@@ -96,19 +117,25 @@ def check_port(port: int, listener: Listener | None, *, course_server: bool, fre
         return ok(PORT, f"{port}：本课程的服务正在运行（PID {listener.pid}）")
     who = f"{listener.name}（PID {listener.pid}）" if listener.pid else "别的用户的进程"
     found = f"{port} 被 {who} 占着：笔记本会改用下一个空闲的端口"
-    return warned(PORT, found, f"export TUTORIAL_PORT={free_port}（想固定下来的话）")
+    return warned(PORT, found, f"想固定下来的话：export TUTORIAL_PORT={free_port}")
 
 
-def check_shm(total_bytes: int | None) -> Check:
-    """/dev/shm: vLLM's processes hand tensors to each other there; Docker gives 64 MiB unless told otherwise."""
+def check_shm(total_bytes: int | None, *, container: bool) -> Check:
+    """/dev/shm: vLLM's processes hand tensors to each other there; Docker gives 64 MiB unless told otherwise.
+
+    Args:
+        container: only who starts a container can give it more; nothing can be mounted inside.
+    """
     if total_bytes is None:
         return warned(SHM, "没有 /dev/shm", "在 Linux（或 WSL2、Docker）里运行本课程")
     size = total_bytes / GIB
     found = f"/dev/shm 共 {size:.0f} GiB" if size >= 1 else f"/dev/shm 只有 {total_bytes / 1024**2:.0f} MiB"
-    if total_bytes < GIB:
-        found += "：一张卡够用，多进程、多卡时可能不够"
-        return warned(SHM, found, "mount -o remount,size=2g /dev/shm（要 root）；Docker：docker run --shm-size=2g")
-    return ok(SHM, found)
+    if total_bytes >= GIB:
+        return ok(SHM, found)
+    fix = "sudo mount -o remount,size=2g /dev/shm"
+    if container:
+        fix = "只用一张卡就不用管；要多卡：容器是自己用 docker 启动的，加上 --shm-size=2g 重新启动；租来的，换一台"
+    return warned(SHM, f"{found}：一张卡够用，多进程、多卡时可能不够", fix)
 
 
 def check_cpu(machine: str, flags: Collection[str]) -> Check:
@@ -130,30 +157,23 @@ def check_cpu(machine: str, flags: Collection[str]) -> Check:
     return ok(CPU, "有 AVX-512" if "avx512f" in flags else "有 AVX2（没有 AVX-512，会慢一些）")
 
 
-def check_ram(*, total_bytes: int, available_bytes: int, utilization: float | None) -> Check:
-    """Free RAM. The CPU engine refuses to start unless its share (`utilization`) is free; None: a GPU does the work."""
+def check_ram(*, total_bytes: int, available_bytes: int, kv_gib: float | None) -> Check:
+    """Is there enough free RAM?
+
+    Args:
+        kv_gib: what the CPU engine takes for its KV cache at start, `VLLM_CPU_KVCACHE_SPACE`; with it set,
+            `gpu_memory_utilization` does nothing, and the engine starts also where memory is short: the system ends
+            it later. None: a GPU does the work.
+    """
     total, available = total_bytes / GIB, available_bytes / GIB
     free = f"空闲 {available:.1f} GiB（共 {total:.1f}）"
-    if utilization is not None and available < total * utilization:
-        found = f"{free}，CPU 引擎启动时要 {total * utilization:.1f} GiB"
-        if available >= 3:
-            smaller = max(math.floor(available / total * 90) / 100, 0.01)
-            return failed(RAM, found, f"export TUTORIAL_GPU_MEMORY_UTILIZATION={smaller:g}")
-        return failed(RAM, found, "ps aux --sort=-rss | head（关掉占内存最多的程序）")
+    close = "ps aux --sort=-rss | head（关掉占内存最多的程序）"
+    if kv_gib is not None and available < kv_gib + ENGINE_GIB:
+        found = f"{free}，CPU 引擎要 {kv_gib + ENGINE_GIB:.1f} GiB（其中 KV 缓存 {kv_gib:g}）"
+        return failed(RAM, f"{found}，不够时会被系统杀死", close)
     if available < 4:
-        return warned(RAM, f"{free}，偏少", "ps aux --sort=-rss | head（关掉占内存最多的程序）")
+        return warned(RAM, f"{free}，偏少", close)
     return ok(RAM, free)
-
-
-def cgroup_free(root: Path) -> int | None:
-    """Bytes that a container may still take (cgroup v2), None when it has no limit of its own."""
-    try:
-        limit = int((root / "memory.max").read_text())
-        current = int((root / "memory.current").read_text())
-        stat = dict(line.split() for line in (root / "memory.stat").read_text().splitlines())
-        return max(limit - current + int(stat.get("inactive_file", 0)), 0)
-    except (OSError, ValueError):
-        return None
 
 
 def check_compiler(path: str | None, *, gpu: bool) -> Check:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import yaml
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import InvalidVersion, Version
 
 from helpers.config import REPO_ROOT, Profile
 from helpers.doctor.check import PYTHON_HERE, Check, failed, ok, warned
 
-__all__ = ["PACKAGES", "check_model_files", "check_packages", "check_profile", "check_python", "read_pins"]
+__all__ = [
+    "PACKAGES", "check_model_files", "check_packages", "check_profile", "check_python", "check_without_card",
+    "read_pins",
+]  # fmt: skip
 
 PYTHON, PINS, PROFILE, MODEL = "Python", "软件包版本", "运行方式", "模型文件"
 PYTHON_MIN, PYTHON_END = (3, 11), (3, 15)  # what vLLM 0.32 accepts: from 3.11, below 3.15
@@ -40,8 +42,14 @@ def check_python(version: tuple[int, int, int], executable: str) -> Check:
     )
 
 
+def check_without_card(vllm: str) -> Check:
+    """The build for CUDA is installed and no card is there. Installing the CPU build over it would be wrong."""
+    found = f"装的是显卡版的 vllm {vllm}，这里却看不到显卡：能下载模型，不能运行 vLLM"
+    return warned(PINS, found, "AutoDL：下载完关机，再以有卡模式开机；不要在这个环境里装 CPU 版")
+
+
 def read_pins(file: Path, engine_requires: list[str] | None = None) -> dict[str, Requirement]:
-    """Read the pins of the course's packages from `cpu.txt` or `environment.yml`.
+    """Read the pins of the course's packages from `requirements/cpu.txt` or `gpu.txt`.
 
     Args:
         file: the lock file.
@@ -54,9 +62,8 @@ def read_pins(file: Path, engine_requires: list[str] | None = None) -> dict[str,
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return {}
-    lines = _pip_section(text) if file.suffix in (".yml", ".yaml") else text.splitlines()
     pins: dict[str, Requirement] = {}
-    for line in [*lines, *(engine_requires or [])]:
+    for line in [*text.splitlines(), *(engine_requires or [])]:
         try:
             requirement = Requirement(line.split(" #")[0].strip())
         except InvalidRequirement:
@@ -72,7 +79,7 @@ def read_pins(file: Path, engine_requires: list[str] | None = None) -> dict[str,
 
 def check_packages(installed: Mapping[str, str | None], pins: Mapping[str, Requirement], *, source: str) -> Check:
     """Compare installed versions (None: not installed) with the pins of `source`, a file name."""
-    gpu = source.startswith("environment")
+    gpu = source.endswith("gpu.txt")
     if not pins:
         return warned(PINS, f"{source} 不在，或里面没有版本号，没法对照", f"git checkout -- {source}")
     wrong = {name: _mismatch(installed.get(name), pin) for name, pin in pins.items()}
@@ -84,7 +91,9 @@ def check_packages(installed: Mapping[str, str | None], pins: Mapping[str, Requi
             f"{len(pins)} 个包都和 {source} 一致（{engine} {installed.get(engine)}，torch {installed.get('torch')}）",
         )
     found = "；".join(f"{name} {text}" for name, text in wrong.items())
-    fix = f"conda env update -f {source}" if gpu else FIXES.get(next(iter(wrong)) if len(wrong) == 1 else "", FIXES[""])
+    fix = FIXES.get(next(iter(wrong)) if len(wrong) == 1 else "", FIXES[""])
+    if gpu:
+        fix = f"cd {shlex.quote(str(REPO_ROOT))} && {PYTHON_HERE} -m pip install -r {source}"
     serious = any(name in ENGINE or installed.get(name) is None for name in wrong)
     return failed(PINS, found, fix) if serious else warned(PINS, found, fix)
 
@@ -120,13 +129,3 @@ def _mismatch(version: str | None, pin: Requirement) -> str:
     except InvalidVersion:
         pass
     return f"{version}（要 {str(pin.specifier).removeprefix('==')}）"
-
-
-def _pip_section(text: str) -> list[str]:
-    try:
-        content: Any = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return []
-    parts = content.get("dependencies") if isinstance(content, dict) else None
-    sections = [part.get("pip") for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
-    return [str(line) for section in sections if isinstance(section, list) for line in section]

@@ -12,15 +12,19 @@ from pathlib import Path
 
 import psutil
 
-from helpers.doctor.gpu import GpuApp
-from helpers.doctor.host import Listener, VllmProcess, cgroup_free, looks_like_vllm
+from helpers.doctor import limits
+from helpers.doctor.host import Listener, VllmProcess, looks_like_vllm
+from helpers.doctor.smi import GpuApp
 from helpers.machine import port_is_free, port_owner
 from helpers.server.state import members, state_files
 
 __all__ = [
-    "available_memory", "compiler", "course_pids", "cpu_flags", "listener_on", "missing_tools", "requirements_of",
-        "shm_bytes", "vllm_processes", "with_owners",
+    "available_memory", "card_users", "compiler", "course_pids", "cpu_flags", "listener_on", "missing_tools",
+    "requirements_of", "shm_bytes", "trash", "vllm_processes", "with_owners",
 ]  # fmt: skip
+
+CARD_FILES = "/dev/nvidia-uvm", "/dev/dxg"  # what a process that computes on a card has open; dxg: on WSL
+OURS = "python", "vllm", "VLLM::"  # names of processes
 
 
 def requirements_of(distribution: str) -> list[str]:
@@ -41,14 +45,35 @@ def cpu_flags() -> list[str]:
 
 
 def available_memory() -> tuple[int, int]:
-    """Bytes of RAM of this machine, and bytes of it that this process may still take (a container's limit counts)."""
-    memory, limit = psutil.virtual_memory(), cgroup_free(Path("/sys/fs/cgroup"))
-    return memory.total, memory.available if limit is None else min(limit, memory.available)
+    """Bytes of RAM, and bytes of it that this process may still take; in a container its own limit counts."""
+    memory, limit = psutil.virtual_memory(), limits.memory_limit()
+    if limit is None:
+        return memory.total, memory.available
+    return min(limit.total, memory.total), min(limit.free, memory.available)
 
 
 def shm_bytes() -> int | None:
     """Size of /dev/shm, None where there is none."""
     return shutil.disk_usage("/dev/shm").total if os.path.isdir("/dev/shm") else None
+
+
+def trash(folder: Path) -> dict[Path, int]:
+    """What was deleted in JupyterLab or on the desktop and still lies on the disk of `folder`: trash → bytes."""
+    disk = folder.resolve()
+    while not disk.exists() or not disk.is_mount():
+        disk = disk.parent
+    places = disk / f".Trash-{os.getuid()}", Path.home() / ".local" / "share" / "Trash"
+    sizes = {place: _size(place) for place in places if place.is_dir() and _disk(place) == _disk(disk)}
+    return {place: size for place, size in sizes.items() if size >= 2**20}
+
+
+def _disk(folder: Path) -> int:
+    return folder.stat().st_dev
+
+
+def _size(folder: Path) -> int:
+    files = (os.path.join(where, name) for where, _, names in os.walk(folder) for name in names)
+    return sum(os.lstat(file).st_size for file in files)
 
 
 def compiler() -> str | None:
@@ -105,13 +130,23 @@ def with_owners(apps: Iterable[GpuApp]) -> list[GpuApp]:
     return [_with_owner(app) for app in apps]
 
 
+def card_users(gpu_uuid: str) -> list[GpuApp]:
+    """This user's Python processes that have a card open. For a container, where `nvidia-smi` lists none of them."""
+    found = [_with_owner(GpuApp(process.pid, process.name(), None, gpu_uuid)) for process in psutil.process_iter()
+             if _has_card_open(process.pid)]  # fmt: skip
+    return [app for app in found if app.mine]
+
+
 def _with_owner(app: GpuApp) -> GpuApp:
+    """Only a process of Python or vLLM is named: in a container the number may belong to something else."""
     try:
         process = psutil.Process(app.pid)
         names = {process.name(), *(Path(word).name for word in process.cmdline()[:1])}
-        if Path(app.name).name not in names:  # in a container the number may belong to something else
+        mine = process.uids().real == os.getuid()
+        known = Path(app.name).name in names and any(name.startswith(OURS) for name in names)
+        if not known or (mine and not _has_card_open(app.pid)):
             return app
-        user, mine, age = process.username(), process.uids().real == os.getuid(), _age(process)
+        user, age = process.username(), _age(process)
     except psutil.Error:
         return app
     try:
@@ -119,6 +154,13 @@ def _with_owner(app: GpuApp) -> GpuApp:
     except psutil.Error:  # another user's
         folder = "看不到"
     return replace(app, mine=mine, about=f"用户 {user}，文件夹 {folder}，{age}")
+
+
+def _has_card_open(pid: int) -> bool:
+    try:
+        return any(os.readlink(file.path).startswith(CARD_FILES) for file in os.scandir(f"/proc/{pid}/fd"))
+    except OSError:  # gone, or another user's
+        return False
 
 
 def _age(process: psutil.Process) -> str:

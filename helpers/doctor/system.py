@@ -40,7 +40,7 @@ def check_wsl(release: str, environ: Mapping[str, str], *, gpu: bool) -> Check:
         found = f"WSL2，可是 {PIN_MEMORY}={value}：启动会停在 UVA is not available"
         return failed(WSL, found, f"export {PIN_MEMORY}=1")
     found = f"WSL2（内核 {release}）：本课程会设 {PIN_MEMORY}=1；不设，启动会停在 UVA is not available"
-    return warned(WSL, found, f"export {PIN_MEMORY}=1（自己在终端里运行 vllm serve 之前）")
+    return warned(WSL, found, f"自己运行 vllm serve 之前：export {PIN_MEMORY}=1")
 
 
 def check_glibc(library: tuple[str, str], *, gpu: bool) -> Check:
@@ -80,5 +80,5 @@ def check_flashinfer(lacks: Sequence[str], *, gpu: bool, switched_on: bool) -> C
     missing = "、".join(lacks)
     if not switched_on:
         return ok(FLASHINFER, f"没有 {missing}；不要紧：VLLM_USE_FLASHINFER_SAMPLER=0 时用不到它们")
-    found = f"VLLM_USE_FLASHINFER_SAMPLER 开着，第一次启动要编译，可是找不到 {missing}"
-    return failed(FLASHINFER, found, "export VLLM_USE_FLASHINFER_SAMPLER=0（速度一样）")
+    found = f"VLLM_USE_FLASHINFER_SAMPLER 开着，第一次启动要编译，可是找不到 {missing}；关掉它，速度一样"
+    return failed(FLASHINFER, found, "export VLLM_USE_FLASHINFER_SAMPLER=0")

@@ -1,7 +1,7 @@
 """Exercises that check themselves: `check` judges an answer and says what is wrong, never the solution; `progress`
 shows what is solved.
 
-One exercise stands in five places: its judge in `nb01` … `nb09`, its hints in `texts.yaml`, its text in the
+One exercise stands in five places: its judge in `nb01` … `nb10`, its hints in `texts.yaml`, its text in the
 notebook, a solved copy in `notebooks/solutions/`, right and wrong answers in `tests/exercise_answers.py`.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from helpers.exercises import nb01, nb02, nb03, nb04, nb05, nb06, nb07, nb08, nb09, record
+from helpers.exercises import nb01, nb02, nb03, nb04, nb05, nb06, nb07, nb08, nb09, nb10, record
 from helpers.exercises.judging import Judge, NotJudged, TooLong, Wrong, first_line, gone, time_limit, unanswered
 
 __all__ = ["EXERCISES", "LIMIT_S", "check", "progress"]
@@ -39,7 +39,7 @@ class Exercise:
 _TEXTS = yaml.safe_load(Path(__file__).with_name("texts.yaml").read_text(encoding="utf-8"))
 EXERCISES = {
     exercise_id: Exercise(judge, tuple(_TEXTS[exercise_id]["hints"]), _TEXTS[exercise_id]["why"])
-    for notebook in (nb01, nb02, nb03, nb04, nb05, nb06, nb07, nb08, nb09)
+    for notebook in (nb01, nb02, nb03, nb04, nb05, nb06, nb07, nb08, nb09, nb10)
     for exercise_id, judge in notebook.JUDGES.items()
 }
 

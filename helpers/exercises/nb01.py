@@ -8,19 +8,28 @@ from typing import Any
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
 from helpers.exercises.judging import Judge, Wrong, call, kind, number, same, short
+from helpers.models.size import CARD_24GB_GIB, GIB, RUNTIME_GIB, SEVEN_B_CONFIG, kv_budget_gib, model_size
 
 __all__ = ["JUDGES"]
 
-GIB = 1024**3
-SLIPS_48 = {  # thousands of tokens, and the slip that leads there
-    111: "这是 24 GB 的卡的数：card_gib 还没有改成 48。",
-    222: "这是原来的两倍。权重和计算中间结果要的显存并没有跟着翻倍。",
-    605: "这是把 48 GiB 全用上的数：漏乘了 utilization。",
-    543: "太多了：计算中间结果的那一份（working_gib）没有减。",
-    781: "太多了：权重没有减。",
-    503: "单位不对：这里的 K 是一千，不是 1024。",
-    27.5: "这是 KV 缓存的 GiB 数。再除以每个 token 的字节数，就是能放多少个 token。",
-    251: "这是能同时放几个 2048 的请求。题目问的是上一行：多少 K 个 token。",
+SIZE = model_size(SEVEN_B_CONFIG)
+
+
+def k_tokens(kv_gib: float) -> float:
+    return kv_gib * GIB / SIZE.kv_bytes_per_token / 1000
+
+
+KV_24_GIB, KV_48_GIB = (kv_budget_gib(card, SIZE.weights_gib) for card in (CARD_24GB_GIB, 48.0))
+WANTED_48 = k_tokens(KV_48_GIB)
+SLIPS_48 = {  # what the slip leads to
+    k_tokens(KV_24_GIB): "这是 24 GB 的卡的数：card_gib 还没有改成 48。",
+    k_tokens(2 * KV_24_GIB): "这是原来的两倍。权重和计算中间结果要的显存并没有跟着翻倍。",
+    k_tokens(KV_48_GIB + 48 * 0.1): "这是把 48 GiB 全用上的数：漏乘了 utilization。",
+    k_tokens(KV_48_GIB + RUNTIME_GIB): "太多了：计算中间结果的那一份（working_gib）没有减。",
+    k_tokens(KV_48_GIB + SIZE.weights_gib): "太多了：权重没有减。",
+    WANTED_48 / 1.024: "单位不对：这里的 K 是一千，不是 1024。",
+    KV_48_GIB: "这是 KV 缓存的 GiB 数。再除以每个 token 的字节数，就是能放多少个 token。",
+    WANTED_48 * 1000 // 2048: "这是能同时放几个 2048 的请求。题目问的是上一行：多少 K 个 token。",
 }
 
 
@@ -28,7 +37,7 @@ def bigger_card(answer: object) -> None:
     thousands = number(answer)
     if thousands >= 100_000:  # given in tokens
         thousands /= 1000
-    if 514 <= thousands <= 516:
+    if math.isclose(thousands, WANTED_48, abs_tol=1.2):
         return
     slips = [says for value, says in SLIPS_48.items() if math.isclose(thousands, value, rel_tol=0.005)]
     raise Wrong(slips[0] if slips else f"{short(answer)} 不是第 3 节那几行算出来的数。")
@@ -54,11 +63,13 @@ def after_installs(after: object) -> None:
         same(value, wanted, about=about, note=note)
 
 
+TURBO = "localhost,127.0.0.1,modelscope.com,aliyuncs.com,tencentyun.com,wisemodel.cn"  # AutoDL's own exceptions
 PROXY = {"http_proxy": "http://10.37.1.23:12798", "https_proxy": "http://10.37.1.23:12798"}
 ENVIRONMENTS: list[tuple[dict[str, str], list[str], str]] = [
     (PROXY, [], "只设了代理的环境"),
     (PROXY | {"NO_PROXY": "pypi.tuna.tsinghua.edu.cn"}, ["pypi.tuna.tsinghua.edu.cn"], "原来就有 NO_PROXY 的环境"),
     (PROXY | {"NO_PROXY": ""}, [], "NO_PROXY 是空字符串的环境"),
+    (PROXY | {"no_proxy": TURBO}, ["modelscope.com", "aliyuncs.com"], " AutoDL 学术加速的环境（小写的 no_proxy）"),
     ({"PATH": "/usr/bin"}, [], "没有设代理的环境"),
 ]
 
@@ -93,26 +104,26 @@ def _bypass(environ: Mapping[str, Any], kept: list[str], about: str) -> None:
 
 
 CARDS = [
-    ((7_615_616_512, 57_344, 100_000, 24564 / 1024), 1, "24 GB 的卡放得下 7B 和 10 万个 token"),
-    ((7_615_616_512, 57_344, 131_072, 24564 / 1024), 2, "24 GB 的卡，7B 加一个 131072 长的请求"),
-    ((7_615_616_512, 57_344, 500_000, 24564 / 1024), 4, "24 GB 的卡，7B 加 50 万个 token"),
+    ((7_615_616_512, 57_344, 80_000, CARD_24GB_GIB), 1, "24 GB 的卡放得下 7B 和 8 万个 token"),
+    ((7_615_616_512, 57_344, 131_072, CARD_24GB_GIB), 2, "24 GB 的卡，7B 加一个 131072 长的请求"),
+    ((7_615_616_512, 57_344, 475_000, CARD_24GB_GIB), 4, "24 GB 的卡，7B 加 47.5 万个 token"),
     ((7_615_616_512, 57_344, 10_000, 16.0), 2, "16 GiB 的卡"),
-    ((32_763_876_352, 262_144, 16_384, 24564 / 1024), 4, "24 GB 的卡，32B 加 16384 个 token"),
-    ((32_763_876_352, 262_144, 131_072, 24564 / 1024), 8, "24 GB 的卡，32B 加 131072 个 token"),
+    ((32_763_876_352, 262_144, 16_384, CARD_24GB_GIB), 4, "24 GB 的卡，32B 加 16384 个 token"),
+    ((32_763_876_352, 262_144, 131_072, CARD_24GB_GIB), 8, "24 GB 的卡，32B 加 131072 个 token"),
     ((32_763_876_352, 262_144, 16_384, 80.0), 1, "80 GiB 的卡，32B 加 16384 个 token"),
-    ((70_553_706_496, 327_680, 131_072, 24564 / 1024), None, "24 GB 的卡，70B 加 131072 个 token"),
+    ((70_553_706_496, 327_680, 131_072, CARD_24GB_GIB), None, "24 GB 的卡，70B 加 131072 个 token"),
 ]  # fmt: skip
 
 
 Need = Callable[[float, float, int], float]  # GiB on each of n cards, from weights and KV cache in GiB
 SLIPS_CARDS: list[tuple[Need, str]] = [
-    (lambda weights, kv, n: weights / n + kv + 1.5, "KV 缓存也由几块卡分担，你让每块卡都放了整份。"),
-    (lambda weights, kv, n: weights + kv / n + 1.5, "权重也由几块卡分担，你让每块卡都放了整份。"),
-    (lambda weights, kv, n: weights + kv + 1.5, "权重和 KV 缓存都由几块卡分担，你让每块卡都放了整份。"),
-    (lambda weights, kv, n: (weights + kv + 1.5) / n, "1.5 GiB 是每块卡都要留的，不能由几块卡分担。"),
-    (lambda weights, kv, n: (weights + kv) / n, "每块卡要留 1.5 GiB，而且只能用九成：这两条你漏了一条。"),
-    (lambda weights, kv, n: weights / n + 1.5, "只算了权重，没有算 KV 缓存。"),
-    (lambda weights, kv, n: weights / 2 / n + kv / n + 1.5, "bf16 的一个参数是 2 字节，你只算了 1 字节。"),
+    (lambda weights, kv, n: weights / n + kv + RUNTIME_GIB, "KV 缓存也由几块卡分担，你让每块卡都放了整份。"),
+    (lambda weights, kv, n: weights + kv / n + RUNTIME_GIB, "权重也由几块卡分担，你让每块卡都放了整份。"),
+    (lambda weights, kv, n: weights + kv + RUNTIME_GIB, "权重和 KV 缓存都由几块卡分担，你让每块卡都放了整份。"),
+    (lambda weights, kv, n: (weights + kv + RUNTIME_GIB) / n, "中间结果（working_gib）每块卡都要留，不能分担。"),
+    (lambda weights, kv, n: (weights + kv) / n, "每块卡要留中间结果（working_gib），只能用九成：漏了一条。"),
+    (lambda weights, kv, n: weights / n + RUNTIME_GIB, "只算了权重，没有算 KV 缓存。"),
+    (lambda weights, kv, n: weights / 2 / n + kv / n + RUNTIME_GIB, "bf16 的一个参数是 2 字节，你只算了 1 字节。"),
 ]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from helpers.exercises.judging import Judge, Wrong, call, kind, number, short
 from helpers.models import SEVEN_B_CONFIG, model_size
-from helpers.models.size import GIB
+from helpers.models.size import CARD_24GB_GIB, GIB, RUNTIME_GIB, kv_budget_gib
 
 __all__ = ["JUDGES"]
 
@@ -109,10 +109,10 @@ ONE_POINT_FIVE_B = SEVEN_B_CONFIG | {
 }  # fmt: skip
 KV_OF_7B = model_size(SEVEN_B_CONFIG).kv_bytes_per_token
 ROOMS = [
-    (SEVEN_B_CONFIG, 24564 / 1024, "7B 在 24 GB 的卡上"),
-    (SEVEN_B_CONFIG | {"num_key_value_heads": 28}, 24564 / 1024, "没有 GQA 的 7B 在 24 GB 的卡上"),
+    (SEVEN_B_CONFIG, CARD_24GB_GIB, "7B 在 24 GB 的卡上"),
+    (SEVEN_B_CONFIG | {"num_key_value_heads": 28}, CARD_24GB_GIB, "没有 GQA 的 7B 在 24 GB 的卡上"),
     (SEVEN_B_CONFIG, 48.0, "7B 在 48 GiB 的卡上"),
-    (ONE_POINT_FIVE_B, 24564 / 1024, "Qwen2.5-1.5B 在 24 GB 的卡上"),
+    (ONE_POINT_FIVE_B, CARD_24GB_GIB, "Qwen2.5-1.5B 在 24 GB 的卡上"),
     (SEVEN_B_CONFIG, 16.0, "7B 在 16 GiB 的卡上"),
 ]  # fmt: skip
 
@@ -120,7 +120,8 @@ ROOMS = [
 def room_on_card(tokens_that_fit: object) -> None:
     for config, card_gib, about in ROOMS:
         size = model_size(config)
-        wanted = max(0.0, (card_gib * 0.9 - size.weights_gib - 1.5) * GIB / size.kv_bytes_per_token)
+        budget_gib = kv_budget_gib(card_gib, size.weights_gib)
+        wanted = max(0.0, budget_gib * GIB / size.kv_bytes_per_token)
         value = number(call(tokens_that_fit, dict(config), card_gib, about=about))
         if abs(value - wanted) <= max(1.0, 0.005 * wanted):
             continue
@@ -128,11 +129,9 @@ def room_on_card(tokens_that_fit: object) -> None:
             raise Wrong(f"{about}，权重都放不下，函数却返回 {value:.0f}。")
         slips = {
             2 * wanted: "K 和 V 要各算一份",
-            (card_gib - size.weights_gib - 1.5) * GIB / size.kv_bytes_per_token: "只能用卡的九成",
-            (card_gib * 0.9 - size.weights_gib) * GIB / size.kv_bytes_per_token: "还要再减 1.5 GiB",
-            (card_gib * 0.9 - size.weights_gib - 1.5)
-            * GIB
-            / KV_OF_7B: "每个 token 的字节数要从 config 里算，不能照抄 7B 的",
+            (budget_gib + card_gib * 0.1) * GIB / size.kv_bytes_per_token: "只能用卡的九成",
+            (budget_gib + RUNTIME_GIB) * GIB / size.kv_bytes_per_token: f"还要再减 {RUNTIME_GIB:g} GiB",
+            budget_gib * GIB / KV_OF_7B: "每个 token 的字节数要从 config 里算，不能照抄 7B 的",
         }
         slip = next((said for slipped, said in slips.items() if abs(value - slipped) <= 0.001 * slipped), "")
         how = slip or ("多了" if value > wanted else "少了")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import copy
 from importlib import import_module
 from typing import Any
 
@@ -81,8 +83,11 @@ def old_script(answer: object) -> None:
         raise Wrong(f"{len(FAULTS) - len(wrong)} 处对了，不对的是 {'、'.join(wrong)}。")
 
 
+ENOUGH = 1024  # tokens: nobody waits until a card's whole context is full
+
+
 class _Watched:
-    """The engine as it is, with a memory of what it returned: the learner's answer is compared with that."""
+    """The engine, cut at `ENOUGH` tokens, with a memory of what it returned: the answer is compared with that."""
 
     def __init__(self, llm: Any) -> None:
         self._llm = llm
@@ -93,17 +98,28 @@ class _Watched:
         return getattr(self._llm, name)
 
     def chat(self, *args: Any, **kwargs: Any) -> Any:
-        return self._keep(self._llm.chat(*args, **kwargs), args, kwargs)
+        return self._ask(self._llm.chat, args, kwargs)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        return self._keep(self._llm.generate(*args, **kwargs), args, kwargs)
+        return self._ask(self._llm.generate, args, kwargs)
 
-    def _keep(self, outputs: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _ask(self, ask: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if len(args) > 1:
+            args = (args[0], self._cut(args[1]), *args[2:])
+        else:
+            kwargs = kwargs | {"sampling_params": self._cut(kwargs.get("sampling_params"))}
+        outputs = ask(*args, **kwargs)
         self.seen += outputs
-        params = kwargs.get("sampling_params", args[1] if len(args) > 1 else None)
-        for one in params if isinstance(params, list | tuple) else [params]:
-            self.temperatures.add(getattr(one, "temperature", None))
         return outputs
+
+    def _cut(self, params: Any) -> Any:
+        if isinstance(params, list | tuple):
+            return [self._cut(one) for one in params]
+        self.temperatures.add(getattr(params, "temperature", None))
+        if params is not None and (params.max_tokens or ENOUGH + 1) > ENOUGH:
+            params = copy(params)
+            params.max_tokens = ENOUGH
+        return params
 
 
 def mended_completion(get_answer: object, llm: object, max_model_len: object) -> None:
@@ -114,7 +130,7 @@ def mended_completion(get_answer: object, llm: object, max_model_len: object) ->
     _compare(get_answer, engine, PLAN, 24, "思考被截断时（max_tokens=24）")
     _compare(get_answer, engine, FACTORIAL, room, f"提示词加 max_tokens 刚好是 {limit} 时")
     _compare(get_answer, engine, TAG_QUESTION, 1024, "答案里又提到 </think> 时")
-    for max_tokens in (8192, room + 1):
+    for max_tokens in (4 * limit, room + 1):
         _refused(get_answer, engine, FACTORIAL, max_tokens)
 
 

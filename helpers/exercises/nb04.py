@@ -32,9 +32,10 @@ def shorter_context(answer: object, log: object) -> None:
     raise Wrong(f"{short(answer)} 和日志里的数对不上。")
 
 
-POST_ONLY = ("/v1/chat/completions", "/tokenize", "/invocations")
+POST_ONLY = ("/v1/chat/completions", "/inference/v1/generate", "/tokenize", "/invocations", "/generative_scoring")
+GUARDED = ("/v1", "/v2", "/inference", "/cohere")  # what vLLM asks a key for
 POLL_S = 0.02  # how long the stand-in may take to stop
-PATHS = ["/v1/models", "/v1/chat/completions", "/metrics", "/tokenize", "/invocations", "/health"]
+PATHS = ["/v1/models", "/health", "/metrics", *POST_ONLY]
 
 
 @contextmanager
@@ -65,12 +66,14 @@ def _gate(refusal: Callable[[str], int | None]) -> Iterator[str]:
         server.server_close()
 
 
+PROXIED = ("/v1/models", "/v1/completions", "/v1/chat/completions")  # the three that a class needs
 GATES: list[tuple[str, Callable[[str], int | None], list[str]]] = [
-    ("像 vLLM 那样的服务", lambda path: 401 if path.startswith("/v1/") else None, PATHS[2:]),
+    ("像 vLLM 那样的服务", lambda path: 401 if path.startswith(GUARDED) else None,
+     ["/health", "/metrics", "/tokenize", "/invocations", "/generative_scoring"]),
     ("没有设密钥的服务", lambda path: None, PATHS),
-    ("前面有反向代理的服务", lambda path: 401 if path.startswith("/v1/") else 403, []),
+    ("前面有反向代理的服务", lambda path: 401 if path in PROXIED else 403, []),
     ("只漏了 /invocations 的服务", lambda path: None if path == "/invocations" else 401, ["/invocations"]),
-]
+]  # fmt: skip
 
 
 def open_doors(unguarded: object) -> None:

@@ -72,7 +72,7 @@ def mended_request(body: object, http: object) -> None:
     messages = body.get("messages")
     if not isinstance(messages, list) or QUESTION not in str(messages):
         raise Wrong("messages 里的问题变了，只改有毛病的地方。")
-    shown = {"model": "r1", "messages": messages, "max_tokens": 1, "return_prompt_text": True}
+    shown = {"model": "r1", "messages": messages, "max_completion_tokens": 1, "return_prompt_text": True}
     status, answer = _ask(http, CHAT, shown)
     seen = str(answer.get("prompt_text")).count("<think>")
     if status == httpx.codes.OK and seen != 1:
@@ -88,10 +88,10 @@ def real_limit(at_most: object, http: object) -> None:
     for content, about, asks in (
         (QUESTION, "很短的提示词", (100, limit, limit + 1, 4 * limit)),
         (QUESTION * 40, "长一些的提示词", (100, limit)),
-        ("你好" * 4000, "放不下的提示词", (100,)),
+        ("7" * limit, "放不下的提示词", (100,)),  # a digit is a token; the template needs room, too
     ):
         messages = [{"role": "user", "content": content}]
-        status, answer = _ask(http, CHAT, {"model": "r1", "messages": messages, "max_tokens": 1})
+        status, answer = _ask(http, CHAT, {"model": "r1", "messages": messages, "max_completion_tokens": 1})
         count = int(answer["usage"]["prompt_tokens"]) if status == httpx.codes.OK else limit
         room = limit - count
         for asked in asks:

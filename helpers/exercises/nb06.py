@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 from unicodedata import normalize
 
+from helpers.config import get_profile
 from helpers.exercises.judging import Judge, Wrong, call, kind, number, short
 
 __all__ = ["JUDGES"]
@@ -16,7 +17,7 @@ __all__ = ["JUDGES"]
 THOUGHT, ANSWER = "用户在打招呼，我也打个招呼。\n", "\n\n你好！很高兴和你一起学习。"
 LONG_THOUGHT = THOUGHT * 12  # as many tokens as characters
 USAGE = {"prompt_tokens": 6, "completion_tokens": 31, "total_tokens": 37}
-DEFAULT_MAX_TOKENS, LIMIT = 16, 2048  # what vLLM's completions endpoint does without `max_tokens`; its context
+DEFAULT_MAX_TOKENS = 16  # what vLLM's completions endpoint does without `max_tokens`
 
 
 def chat_reply(finish: str = "stop", **message: str | None) -> dict[str, Any]:
@@ -51,6 +52,7 @@ def _wire(
     from openai import OpenAI
 
     seen: list[tuple[str, dict[str, Any]]] = []
+    limit = get_profile().max_model_len
 
     def answer(request: httpx.Request) -> httpx.Response:
         path, body = request.url.path, json.loads(request.content or b"{}")
@@ -61,8 +63,8 @@ def _wire(
             what = "这道题不用流式" if replies else f"{path} 不是这道题要用的接口"
             return httpx.Response(400, json={"error": {"message": what}})
         reply, max_tokens = replies[min(turn, len(replies) - 1)], body.get("max_tokens")
-        if max_tokens and max_tokens > LIMIT:
-            return httpx.Response(400, json={"error": {"message": f"max_tokens={max_tokens} > max_model_len={LIMIT}"}})
+        if max_tokens and max_tokens > limit:
+            return httpx.Response(400, json={"error": {"message": f"max_tokens={max_tokens} > max_model_len={limit}"}})
         return httpx.Response(200, json=reply if replies is chat else _cut(reply, max_tokens or DEFAULT_MAX_TOKENS))
 
     with httpx.Client(transport=httpx.MockTransport(answer)) as http:

@@ -6,6 +6,7 @@ No SDK is imported: its errors are known by the names of their classes, and by w
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 
 from helpers.errors import TutorialError
@@ -90,11 +91,24 @@ def _status(failure: Failure) -> str | None:
     if status == 429:
         wait = failure.attribute("retry_after")
         return f"{site}说请求太多（429）。下一步：等{f' {wait} 秒' if wait else '几分钟'}，{AGAIN}{quoted}"
+    if status == 416:
+        return _stale(failure)
     if status >= 500 or status == 408:
         return f"{site}出了故障（{status}），不是你这里的问题。下一步：过几分钟{AGAIN}{failure.via}{quoted}"
     return (
         f"{site}不接受这个请求（{status}）。下一步：核对模型名、revision 和 {ENDPOINT}：它可能不是 "
         f"ModelScope 的站点。{failure.via}{quoted}"
+    )
+
+
+def _resume(failure: Failure) -> str | None:
+    return _stale(failure) if re.search("refused to resume|416 Client Error", failure.text) else None
+
+
+def _stale(failure: Failure) -> str:
+    return (
+        f"{failure.site} 不肯从断点接着传 {failure.file or '这个文件'}（416）：上次下到一半的，和站点上现在的对不上。"
+        f"下一步：再运行一次这一格，这个文件会从头下；还不行，就删掉模型文件夹里的 ._____temp，再运行。"
     )
 
 
@@ -134,5 +148,6 @@ def _unknown(failure: Failure) -> str:
 
 
 RULES: tuple[Callable[[Failure], str | None], ...] = (
-    _ours, _disk, _lock, malformed, proxy, certificate, _status, _integrity, _no_hub, network, slow, dropped, _cache,
+    _ours, _disk, _lock, malformed, proxy, certificate, _status, _resume, _integrity, _no_hub, network, slow, dropped,
+    _cache,
 )  # fmt: skip

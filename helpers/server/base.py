@@ -12,6 +12,7 @@ from helpers.errors import ServerError
 __all__ = ["Server"]
 
 CHECK_TIMEOUT_S = 10.0
+# 200 says that the start is over and that the engine has not reported its death; one that hangs still gives 200.
 HEALTHY = (httpx.codes.OK, httpx.codes.NOT_FOUND)  # a gateway may have no /health
 
 
@@ -38,10 +39,12 @@ class Server(Protocol):
         """Return once the server answers. Raises ServerError: it does not; the message says what to do."""
 
     def check(self) -> None:
-        """Return if the server still answers: somebody may have stopped it since. Introduced in notebook 04.
+        """Return if the server is still there: somebody may have stopped it since. Introduced in notebook 04.
+
+        An engine that hangs is not noticed: only a request that asks for a token would show it.
 
         Raises:
-            ServerError: it does not; the message is one sentence and the next step.
+            ServerError: it is not; the message is one sentence and the next step.
         """
         try:
             health = httpx.get(f"{self.base_url}/health", timeout=CHECK_TIMEOUT_S, trust_env=self.remote)

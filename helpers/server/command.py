@@ -12,6 +12,7 @@ from pathlib import Path
 
 from helpers.config import Profile
 from helpers.errors import ServerError
+from helpers.models.files import snapshots
 
 __all__ = ["LOOPBACK", "ServeCommand", "readable", "serve_command"]
 
@@ -83,9 +84,9 @@ class ServeCommand:
         is_repo_id = not offline and not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", self.model)
         if not is_repo_id and not (folder / "config.json").is_file():
             problem = "里没有 config.json" if folder.is_dir() else "不存在"
-            raise ServerError(
-                f"{self.model} {problem}，没有启动服务器。请检查路径；还没有下载的话，先运行 02 号笔记本。"
-            )
+            whole = next((str(place) for place in snapshots(folder) if (place / "config.json").is_file()), "")
+            todo = f"请把路径改成 {whole}。" if whole else "请检查路径；还没有下载的话，先运行 02 号笔记本。"
+            raise ServerError(f"{self.model} {problem}，没有启动服务器。{todo}")
         return [found, *self.words[1:]]
 
 

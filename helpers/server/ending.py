@@ -50,13 +50,14 @@ HANDLED = re.compile(
 )
 ECHO = re.compile(
     r"See root cause above|See stack trace|initialization failed due to an exception in a background|"
+    r"RuntimeError: Engine core initialization failed|"
     r"Engine process failed to start|EngineDeadError|EngineCore encountered an issue|Executor failed\.|"
     r"died with exit code|Engine core process \S+ died|cancelled|CancelledError|KeyboardInterrupt|SystemExit"
 )
 CONSEQUENCE = re.compile(  # what a process says when another one has gone; the cause only where nobody says more
     r"(?:closed|reset) by peer|Broken ?[Pp]ipe|DistStoreError|failed to recv|TCPStore|remote process exited|EOFError|"
     r"ConnectionResetError|RPC call to|ProcessLookupError|ZMQError: (?!Address)|/psm_|resource_tracker|"
-    r"heartbeat|Watchdog|Killed\b|ncclRemoteError|failed to be inspected|Child failed|ChildFailedError"
+    r"heartbeat|Watchdog|Killed\b|ncclRemoteError|failed to be inspected|RayTaskError|Child failed|ChildFailedError"
 )
 
 
@@ -150,7 +151,8 @@ class _Stream:
         return one.stamp == other.stamp and (bool(one.stamp) or other.number == one.number + 1)
 
     def _before(self, at: int) -> str:
-        return self.lines[at - 1].text if at and self._same(at) else ""
+        text = self.lines[at - 1].text if at and self._same(at) else ""
+        return "" if text.startswith(" ") else text  # a line of code that a warning quotes says nothing
 
     def _message(self, at: int) -> list[str]:
         message = [self.lines[at].text]

@@ -23,7 +23,7 @@ from helpers.server import state as states
 from helpers.server.base import Server
 from helpers.server.command import LOOPBACK, ServeCommand, readable
 from helpers.server.neighbour import Refusal, listens, refusal
-from helpers.server.startup import new_log, why
+from helpers.server.startup import OPEN_PATHS, new_log, why
 from helpers.server.state import STOP_TIMEOUT_S, Ident, State, StateFile, ident, members, start_keeper
 
 __all__ = ["VLLMServer"]
@@ -40,7 +40,7 @@ class VLLMServer(Server):
         log_file: where its output goes; default `build/logs/server-<port>-<time>.log`, the last few of which are kept.
         env: environment variables to add to this process's own, for example `profile.engine_env`.
         ready_timeout_s: longest wait for readiness, in seconds.
-        api_key: the key that `/v1` will ask for; default: `VLLM_API_KEY` of the environment. Never in the command.
+        api_key: the key that clients must bring; default: `VLLM_API_KEY` of the environment. Never in the command.
         expose: must be True for a `--host` other than 127.0.0.1, and then a key is needed.
 
     Attributes:
@@ -48,7 +48,7 @@ class VLLMServer(Server):
         api_key: the key to call it with; `sk-xxx` where it asks for none, since clients insist on one.
         attached: True when `start` found the server already running.
         pid: process id of `vllm serve`; None when it does not run or is not of this course.
-        ready_after_s: seconds from `start` to the first good answer; 0 when attached.
+        ready_after_s: seconds from `start` to the first 200 of `/health`; 0 when attached.
 
     Raises:
         ServerError: the command cannot be used; the message names the part and what is needed.
@@ -79,6 +79,7 @@ class VLLMServer(Server):
                 "确实要对外，请同时给 expose=True 和 api_key=。"
             )
         self._key = self.env.get("VLLM_API_KEY", "")
+        self._key_was_there = not api_key and os.environ.get("VLLM_API_KEY") == self._key != ""
         self.api_key = self._key or "sk-xxx"
         self._log_is_named = log_file is not None
         self.log_file = Path(log_file or os.devnull)
@@ -109,7 +110,7 @@ class VLLMServer(Server):
         return server_log.tail(self.log_file, lines=lines)
 
     def start(self) -> Self:
-        """Start the server, or join one that already serves the same here, and wait until it answers.
+        """Start the server, or join one that already serves the same here, and wait until `/health` gives 200.
 
         Where something else holds the port, take the next one, and say so.
 
@@ -213,7 +214,9 @@ class VLLMServer(Server):
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         print(readable(self.command.words))
         if self.host not in LOOPBACK:
-            print("注意：密钥只保护 /v1 下的接口。/invocations（也能推理）、/metrics、/tokenize 不要密钥，谁都能用。")
+            print(OPEN_PATHS)
+        if self._key_was_there:
+            print("环境变量 VLLM_API_KEY 已经设了，所以这个服务要密钥：不带密钥的请求会得到 401。")
         began = time.monotonic()
         start = State(self.port, self.command.model, program, str(self.log_file), [ident()], keyed=bool(self._key))
         self.state_file.write(start)

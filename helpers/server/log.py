@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import sys
 from pathlib import Path
 
 import yaml
@@ -27,10 +29,26 @@ PHASES = [
     ("Supported tasks", "启动 HTTP 服务"),
 ]
 
-CAUSES: list[dict[str, str]] = yaml.safe_load(Path(__file__).with_name("causes.yaml").read_text(encoding="utf-8"))
+
+def _causes(file: Path) -> list[dict[str, str]]:
+    """The causes of `file`, with their steps filled in; what is left in braces are the groups of the error."""
+    known = yaml.safe_load(file.read_text(encoding="utf-8"))
+    steps = known["steps"] | {"python": shlex.quote(sys.executable)}
+
+    def filled(text: str) -> str:
+        return re.sub(r"\{([a-z]+)\}", lambda step: filled(steps[step[1]]), text)
+
+    return [cause | {"todo": filled(cause["todo"])} for cause in known["causes"]]
+
+
+CAUSES = _causes(Path(__file__).with_name("causes.yaml"))
 MISSING_PACKAGE = "缺少 Python 包 {0}。"  # what one of them says
 
-NO_RAM = "用 free -h 看内存，关掉别的程序，或换内存更大的机器；容器要看内存上限和 --shm-size。"
+NO_RAM = (
+    "用 free -h 看内存，关掉别的程序，或换内存更大的机器；容器要看内存上限和 --shm-size。"
+    "WSL2：内存的上限写在 Windows 的 %UserProfile%\\.wslconfig 里（[wsl2] 下面一行 memory=24GB），"
+    "改完在 PowerShell 里运行 wsl --shutdown。"
+)
 DOCTOR = "运行体检（make doctor）看驱动和几个包的版本配不配套，再按 README 重新安装环境。"
 SIGNALS = {
     4: ("引擎进程用了这个 CPU 没有的指令（SIGILL）。", "在终端执行 lscpu | grep avx2，没有输出就要换一台机器。"),
@@ -41,7 +59,7 @@ SIGNALS = {
 }
 VANISHED = (
     "引擎进程没有留下报错就没了，多半是被系统杀死的：内存或 /dev/shm 不够，或者有人停了它。",
-    f"{NO_RAM}再启动一次，同时在另一个终端里用 free -h 看着。",
+    f"{NO_RAM}再启动一次，同时在另一个终端里用 free -h 看着。WSL2 上还要设 VLLM_WSL2_ENABLE_PIN_MEMORY=1。",
 )
 SIGNAL = re.compile(r"(?:Failed core proc\(s\): \{[^}]*: |exit code:? )(?:-(\d+)|(13[1-9])\b)")
 # (somebody says that this process failed, a line that it wrote before, what it writes when it fails by itself)

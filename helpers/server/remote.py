@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from typing import Self
+from urllib.parse import urlsplit
 
 import httpx
 
 from helpers.config import Profile
 from helpers.errors import ServerError
+from helpers.models.address import asked_proxy
 from helpers.server.base import HEALTHY, Server
 
 __all__ = ["RemoteServer"]
 
 TIMEOUT_S = 10.0
+PROXYS_OWN = (502, 503, 504)  # what a proxy answers itself when it cannot reach the address
 
 
 class RemoteServer(Server):
@@ -36,6 +39,12 @@ class RemoteServer(Server):
             ServerError: it does not; the message says which of the three, and what to do.
         """
         health = self._get("/health")
+        proxy = asked_proxy(self.base_url)
+        if health.status_code in PROXYS_OWN and proxy:
+            raise ServerError(
+                f"{self.base_url} 返回 {health.status_code}，多半是代理 {proxy[1]}（环境变量 {proxy[0]}）回答的。"
+                f"请把 {urlsplit(self.base_url).hostname} 加进 NO_PROXY，再重启内核；还是这样，请告诉老师。"
+            )
         if health.status_code not in HEALTHY:
             raise ServerError(f"{self.base_url} 有回应，但还不能用（/health 返回 {health.status_code}）。请告诉老师。")
         answer = self._get("/v1/models")
@@ -70,7 +79,8 @@ class RemoteServer(Server):
                 "unset ALL_PROXY all_proxy HTTP_PROXY http_proxy HTTPS_PROXY https_proxy，再重新启动。"
             ) from None
         except httpx.HTTPError as error:
+            wrong = "0.0.0.0 只是监听时的写法，访问要写那台机器的地址（本机写 127.0.0.1）。"
             raise ServerError(
-                f"连不上 {self.base_url}（{type(error).__name__}）。请核对 TUTORIAL_BASE_URL，"
-                "确认和老师的机器在同一个网络里；设了代理的话，把这个地址加进 NO_PROXY。"
+                f"连不上 {self.base_url}（{type(error).__name__}）。{wrong if '//0.0.0.0' in self.base_url else ''}"
+                "请核对 TUTORIAL_BASE_URL，确认和老师的机器在同一个网络里；设了代理的话，把这个地址加进 NO_PROXY。"
             ) from None

@@ -1,4 +1,4 @@
-"""The log of one start of a server, and what to tell when the start failed."""
+"""The log of one start of a server, and what to tell: of the paths that it opens, and when it failed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ from helpers.config import REPO_ROOT
 from helpers.server import log as server_log
 from helpers.server.neighbour import Refusal
 
-__all__ = ["new_log", "why"]
+__all__ = ["GUARDED", "OPEN_PATHS", "new_log", "why"]
 
 LOG_DIR = REPO_ROOT / "build" / "logs"
 KEPT_LOGS = 5  # a port
 LOG_LINES = 12
+GUARDED = "/v1、/v2、/inference、/cohere"
+OPEN_PATHS = (
+    f"注意：密钥只管 {GUARDED} 开头的路径，别的谁都能用：/invocations、/generative_scoring 也能推理"
+    "，/scale_elastic_ep 能改部署，还有 /metrics、/tokenize。前面要放反向代理，只放行 /v1/models、/v1/completions、"
+    "/v1/chat/completions。"
+)
 UNKNOWN = (
     "在日志里从下往上找 Error。如果那一行只说 Engine core initialization failed. See root cause above，就再往上，"
     "找引擎进程（EngineCore 或 Worker）自己报的那一行，拿它去搜；一行都没有，多半是进程被系统杀死了，先看内存。"

@@ -134,7 +134,10 @@ class StateFile:
         left = end(state, timeout_s=timeout_s) if state else []
         if left:
             pids = ", ".join(str(process.pid) for process in left)
-            raise ServerError(f"这些进程停不掉：pid {pids}。请运行 kill -9 加上这些 pid。")
+            raise ServerError(
+                f"这些进程停不掉，kill -9 也没有用：pid {pids}，多半卡在显卡驱动里。"
+                "请重启机器；租来的机器，在控制台关机再开机。"
+            )
         self.path.unlink(missing_ok=True)
 
 

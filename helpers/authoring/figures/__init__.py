@@ -15,6 +15,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from helpers.authoring.figures.batching import continuous_batching
+from helpers.authoring.figures.fit import fit_your_card, gpu_family
 from helpers.authoring.figures.gpu import api_servers, curve, roofline, throughput
 from helpers.authoring.figures.memory import memory_24gb
 from helpers.authoring.figures.paging import paged_attention
@@ -38,6 +39,8 @@ FIGURES: Final[dict[str, Callable[[], Figure]]] = {
     "gpu_roofline.svg": roofline,
     "gpu_curve.svg": curve,
     "gpu_api_servers.svg": api_servers,
+    "fit_your_card.svg": fit_your_card,
+    "gpu_family.svg": gpu_family,
 }
 
 

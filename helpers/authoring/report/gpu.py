@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.authoring.report.cores import CoresWatch, typical
+from helpers.authoring.report.longrun import measure_long
 from helpers.authoring.report.memory import AS_ON_24_GB, memory_split
 from helpers.authoring.report.pairs import pairs
 from helpers.authoring.report.step import profiled_step
@@ -32,7 +33,8 @@ Report = dict[str, Any]
 VLLM_SHARE = 0.6  # of the GPU's memory in the part `pairs`; transformers takes the rest for its own copy of the weights
 SAME = ("model", "weights", "dtype", "config")  # and the machine but for the date: what parts of one report share
 NEEDS_CUDA = ("step", "memory")
-OF_THE_CARD = ("gpu", "gpu_memory_gib", "driver", "versions")  # what of the machine the part `memory` depends on
+JOINING = {"memory", "long"}  # parts that may join the report of another host with the same card; they name theirs
+OF_THE_CARD = ("gpu", "gpu_memory_gib", "driver", "versions")
 TPOT = "vllm:request_time_per_output_token_seconds"
 
 
@@ -173,6 +175,7 @@ PARTS: Mapping[str, Callable[[Run, Report], None]] = {
     "step": measure_step,
     "api_servers": measure_api_servers,
     "memory": measure_memory,
+    "long": measure_long,
 }
 
 
@@ -194,8 +197,8 @@ def measure(
         weights: what the checkpoint is, for example `random weights`; stands in the report and in every plot.
         repeats: measurements of each throughput size.
         save: gets the report after each part, so that what is measured stays when a later part fails.
-        parts: names out of `PARTS`; `step` and `memory` are left out without a GPU. `memory` alone may be added to a
-            report of another host with the same card, driver and versions.
+        parts: names out of `PARTS`; `step` and `memory` are left out without a GPU. `memory` and `long` may be added to
+            a report of another host with the same card, driver and versions.
         earlier: a report whose other parts are kept.
         quick: small sizes, to try the report on a CPU.
 
@@ -205,7 +208,8 @@ def measure(
         ServerError: the server did not start.
     """
     model = find_model(profile)
-    report: Report = {"machine": describe(), "model": model.name, "weights": weights, "dtype": profile.dtype}
+    here = describe()
+    report: Report = {"machine": here, "model": model.name, "weights": weights, "dtype": profile.dtype}
     report["config"] = json.loads((model / "config.json").read_text())
     report |= _kept(earlier or {}, report, parts)
     run = Run(profile, model, folder, repeats, quick)
@@ -220,6 +224,8 @@ def measure(
     for name, part in PARTS.items():
         if name in parts and (run.cuda or name not in NEEDS_CUDA):
             part(run, report)
+            if name in JOINING:
+                report.setdefault("hosts", {})[name] = here
             save(report)
 
 
@@ -231,16 +237,16 @@ def missing(report: Mapping[str, Any]) -> list[str]:
 
 
 def _kept(earlier: Report, head: Report, parts: Collection[str]) -> Report:
-    """The parts of an earlier report, if they belong under the same head; with `memory` alone, that head too."""
-    only_memory = {*parts} == {"memory"}
+    """The parts of an earlier report, if they belong under the same head; where parts only join it, that head too."""
+    joining = {*parts} <= JOINING
 
     def same(report: Report) -> list[Any]:
         machine = report["machine"]
-        names = OF_THE_CARD if only_memory else [name for name in machine if name != "date"]
+        names = OF_THE_CARD if joining else [name for name in machine if name != "date"]
         return [{name: machine[name] for name in names}, *(report[name] for name in SAME)]
 
     if earlier and same(earlier) != same(head):
         raise BenchmarkError(
             "已有的报告是别的机器、版本或者权重的，不能只补测几项。把它移走，或者不写 --parts，全部重新测。"
         )
-    return {name: value for name, value in earlier.items() if only_memory or name in PARTS}
+    return {name: value for name, value in earlier.items() if joining or name in ("hosts", *PARTS)}
