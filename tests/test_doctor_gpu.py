@@ -217,7 +217,9 @@ def test_memory_for_weights_and_kv():
     assert fitted(RTX_4090, length=int(length)).status == "OK"
     assert fitted(RTX_4090, length=int(length) + 256).status == "FAIL"
     assert fitted(T4).status == "FAIL"
-    assert "24 GB" in fitted(T4).fix
+    assert "TUTORIAL_MODEL=1.5b" in fitted(T4).fix
+    small = fitted(T4.replace("15360", "4096"))
+    assert small.status == "FAIL" and "TUTORIAL_MODEL" not in small.fix and "classroom" in small.fix
     assert [fitted(text).status for text in (MIG, RTX_4090.replace("24564", "[N/A]"))] == ["WARN", "WARN"]
 
 

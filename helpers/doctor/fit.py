@@ -8,6 +8,7 @@ from typing import Final
 
 from helpers.doctor.check import Check, failed, ok, warned
 from helpers.doctor.smi import Gpu, GpuApp
+from helpers.models.fit import ENOUGH, FAMILY, fits
 from helpers.models.size import GIB, RUNTIME_GIB, ModelSize, kv_budget_gib
 
 __all__ = ["check_gpu_fit", "check_gpu_free"]
@@ -45,8 +46,18 @@ def check_gpu_fit(gpu: Gpu, size: ModelSize, *, max_model_len: int, utilization:
         )
         return ok(FIT, found)
     length = int(max(room, 0) * GIB / size.kv_bytes_per_token) // 256 * 256
-    fix = f"export TUTORIAL_MAX_MODEL_LEN={length}" if length >= 512 else "换一张 24 GB 以上的显卡"
+    fix = f"export TUTORIAL_MAX_MODEL_LEN={length}" if length >= 512 else _smaller_model(gpu.total_gib)
     return failed(FIT, f"{share}，估计放不下{parts}", fix)
+
+
+def _smaller_model(card_gib: float) -> str:
+    """The largest of the family that such a card holds in bf16."""
+    tokens = {name: fits(config, card_gib).tokens for name, config in FAMILY.items()}
+    fitting = [name for name in FAMILY if tokens[name] >= ENOUGH]
+    if not fitting:
+        return "换一张 8 GB 以上的显卡，或者 export TUTORIAL_PROFILE=classroom"
+    name = fitting[-1]
+    return f"export TUTORIAL_MODEL={name.lower()}（bf16 的 {name} 放得下，KV 缓存约 {_many(tokens[name])} token）"
 
 
 def check_gpu_free(
