@@ -1,6 +1,6 @@
 # Two commands matter: `make tutorial` and `make test`. They first set up what this machine needs: the CPU build of
-# vLLM, or the CUDA one where a usable card is (requirements/choose.py). PROFILE=classroom or gpu decides by hand. Each
-# set has a folder of its own, and .venv is a link to the one in use.
+# vLLM, or the CUDA one where a usable card is (requirements/choose.py). PROFILE=classroom or gpu decides by hand, and
+# PROFILE=cpu runs the real 1.5B without a card. Each set has a folder of its own; .venv is a link to the one in use.
 PYTHON ?= python3
 SET := $(if $(filter-out clean,$(or $(MAKECMDGOALS),tutorial)),$(shell $(PYTHON) requirements/choose.py $(PROFILE)))
 VENV := .venv-$(SET)
@@ -17,6 +17,9 @@ LOCK := --quiet --universal --python-version 3.11 --no-header --no-annotate --no
 NOT_INSTALLED = { echo "没有装完，多半是网络断了或磁盘满了，上面几行英文写着原因。下一步：再执行一次刚才的 make"; exit 1; }
 
 export PYTHONUTF8 = 1
+ifeq ($(PROFILE),cpu)
+export TUTORIAL_PROFILE = cpu
+endif
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup tutorial test test-code test-notebooks test-all lab notebooks doctor bench gpu-report lock clean

@@ -1,7 +1,8 @@
 """Which set of packages this machine needs: `classroom` (CPU), `gpu` (CUDA 13) or `gpu-cu129` (an older driver).
 
 Asked by the Makefile before anything is installed, so it imports only what Python brings. `classroom` or `gpu` as
-argument decides by hand. Prints the set; what is worth knowing about the choice goes to stderr.
+argument decides by hand; `cpu`, the real 1.5B without a card, takes the packages of `classroom`. Prints the set; what
+is worth knowing about the choice goes to stderr.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ def judge(name: str, memory_mib: str, capability: str, driver: str) -> tuple[str
 
 
 def main(forced: str = "") -> None:
-    if forced not in ("", "classroom", "gpu"):
-        sys.exit(f"PROFILE={forced}：只能是 classroom 或 gpu，或者不写，让程序自己选")
+    if forced not in ("", "classroom", "cpu", "gpu"):
+        sys.exit(f"PROFILE={forced}：只能是 classroom、cpu 或 gpu，或者不写，让程序自己选")
+    forced = "classroom" if forced == "cpu" else forced
     try:
         smi = subprocess.run(
             ["nvidia-smi", QUERY, "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=20

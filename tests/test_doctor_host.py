@@ -172,6 +172,13 @@ def test_ram(total, available, kv, status):
     assert "UTILIZATION" not in check.fix  # with a KV cache of fixed size it does nothing
 
 
+def test_ram_for_a_real_model_on_the_cpu():
+    for available, status in ((6.4, "FAIL"), (6.7, "OK")):
+        check = host.check_ram(total_bytes=8 * GIB, available_bytes=int(available * GIB), kv_gib=1, weights_gib=3.3)
+        assert check.status == status
+    assert host.check_ram(total_bytes=8 * GIB, available_bytes=6 * GIB, kv_gib=1).status == "OK"
+
+
 def test_compiler():
     assert host.check_compiler("/usr/bin/gcc", gpu=True).status == "OK"
     assert host.check_compiler(None, gpu=True).status == "FAIL"

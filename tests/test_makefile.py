@@ -118,6 +118,17 @@ def test_the_reader_may_decide(forced: str, course: Path) -> None:
     assert f"venv .venv-{forced}\n" in done.stdout
 
 
+def test_the_real_model_without_a_card_needs_the_classroom_set(course: Path) -> None:
+    ready = course / ".venv-classroom" / ".ready"
+    stub(course / ".venv-classroom", "python", "echo $TUTORIAL_PROFILE $*")
+    ready.touch()
+    os.utime(ready, (2**31, 2**31))
+    there = stub(course, "nvidia-smi", "echo 'RTX 4090, 24564, 8.9, 580.1'").parent
+    done = make(course, "doctor", "PROFILE=cpu", PATH=f"{there}:{os.environ['PATH']}")
+    assert done.stdout.splitlines()[-1] == "cpu -m helpers.doctor"
+    assert make(course, "doctor", "PROFILE=classroom").stdout.splitlines()[-1] == "-m helpers.doctor"
+
+
 def test_an_unknown_profile_is_refused(course: Path) -> None:
     done = make(course, "lab", "PROFILE=cuda")
     assert done.returncode and "PROFILE=cuda" in done.stderr and "下一步" in done.stdout

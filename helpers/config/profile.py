@@ -1,7 +1,8 @@
 """Choose the profile of this machine and its settings.
 
-`gpu` runs DeepSeek-R1-Distill-Qwen-7B on a CUDA card; `classroom` runs the small model that ships with the
-course on vLLM's CPU build. Every field can be overridden by one environment variable (see `get_profile`).
+`gpu` runs the member of DeepSeek-R1-Distill-Qwen that fits the CUDA card; `classroom` runs the small model that ships
+with the course on vLLM's CPU build; `cpu` runs the real 1.5B on that build, for who asks for it. Every field can be
+overridden by one environment variable (see `get_profile`).
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from typing import Literal
 
 from helpers.config import folders, values
 from helpers.config.proxies import no_proxy_for, private_host, unusable_proxies
-from helpers.errors import ConfigError, ModelError
+from helpers.errors import ConfigError
 from helpers.machine import cuda_gpus, cuda_memory_gib, installed_version
 
 __all__ = ["Profile", "bin_first", "get_profile"]
 
-ProfileName = Literal["gpu", "classroom"]
-PROFILES: tuple[ProfileName, ...] = ("gpu", "classroom")
-MAX_MODEL_LEN = 2048  # of the classroom model, and of a card that holds no more or does not tell its size
+ProfileName = Literal["gpu", "cpu", "classroom"]
+PROFILES: tuple[ProfileName, ...] = ("gpu", "cpu", "classroom")
+CPU_MODEL = "1.5B"
+CPU_MAX_MODEL_LEN = 4096  # room for a thought; nine such requests fill the KV cache of 1 GiB
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class Profile:
     """The settings that every notebook reads. Introduced in notebook 01.
 
     Attributes:
-        name: `gpu` or `classroom`.
-        reason: why this profile was chosen and, on a card, this `max_model_len`: one sentence for the reader.
+        name: `gpu`, `cpu` or `classroom`.
+        reason: why this profile was chosen and, on a card, this model and `max_model_len`: one sentence for the reader.
         model_id: `<owner>/<name>` on ModelScope (or on the course's own mirror).
         model_dir: folder that holds, or will hold, the model files; absolute.
         model_dir_is_named: the reader named it with `TUTORIAL_MODEL_DIR`.
@@ -78,11 +80,16 @@ GPU_ENV = {
 WSL_ENV = {
     "VLLM_WSL2_ENABLE_PIN_MEMORY": "1",  # or every start ends with "UVA is not available": off by default on WSL2
 }
-CLASSROOM_ENV = {
+BUILD_ENV = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; every page is touched at start, so more costs time
-    "OMP_NUM_THREADS": "1",  # the model is tiny: a second thread only waits, and on a busy machine waits forever
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # two engines at once must not sit on the same core
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one worker does not need a process of its own: starts sooner
+}
+CPU_ENV = BUILD_ENV | {  # a thread for each core; one that waits sleeps, for spinning ones slow a busy machine down
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+CLASSROOM_ENV = BUILD_ENV | {
+    "OMP_NUM_THREADS": "1",  # the model is tiny: a second thread only waits, and on a busy machine waits forever
 }
 DIRECT = ("localhost", "127.0.0.1")
 # AutoDL reaches ModelScope directly; its accelerator (network_turbo) is for GitHub and Hugging Face, yet exempts only
@@ -94,7 +101,8 @@ def get_profile(environ: Mapping[str, str] = os.environ) -> Profile:
     """Choose the profile of this machine and apply the reader's overrides.
 
     The order is: `TUTORIAL_PROFILE`; the CPU build of vLLM is installed → `classroom`; a CUDA device answers →
-    `gpu`; else `classroom`. Further variables: `TUTORIAL_MODEL_DIR` (a relative path begins at the course's folder),
+    `gpu`; else `classroom`. Further variables: `TUTORIAL_MODEL` (`1.5b`, `7b`, `14b`, `32b` or `<owner>/<name>`;
+    without it the card's memory decides), `TUTORIAL_MODEL_DIR` (a relative path begins at the course's folder),
     `TUTORIAL_DTYPE`, `TUTORIAL_MAX_MODEL_LEN` (tokens; `8k` is 8000 and `8K` 8192, as for vLLM; without it the
     card's memory decides), `TUTORIAL_GPU_MEMORY_UTILIZATION` (0–1), `TUTORIAL_PORT`; `TUTORIAL_BASE_URL` and
     `TUTORIAL_API_KEY` name a server that somebody else runs. Introduced in notebook 01.
@@ -102,17 +110,29 @@ def get_profile(environ: Mapping[str, str] = os.environ) -> Profile:
     Raises:
         ConfigError: a variable holds a value that cannot be used; the message names it and what is allowed.
     """
+    from helpers.config import model  # not above: helpers.models imports this package
+
     name, reason = _choose(environ)
-    gpu, autodl = name == "gpu", folders.AUTODL_DATA_DISK.is_dir()
-    models = folders.AUTODL_DATA_DISK / "models" if gpu and autodl else folders.REPO_ROOT / "build" / "models"
-    model_id = "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B" if gpu else "classroom/DeepSeek-R1-Classroom"
+    gpu, real, autodl = name == "gpu", name != "classroom", folders.AUTODL_DATA_DISK.is_dir()
     named = values.text(environ, "TUTORIAL_MODEL_DIR")
-    model_dir = folders.named_folder(named, environ) if named else models / model_id
-    dtype = values.text(environ, "TUTORIAL_DTYPE") or ("bfloat16" if gpu else "float32")
+    folder = folders.named_folder(named, environ) if named else None
+    dtype = values.text(environ, "TUTORIAL_DTYPE") or ("bfloat16" if real else "float32")
     utilization = values.fraction(environ, "TUTORIAL_GPU_MEMORY_UTILIZATION", 0.9 if gpu else 0.15)
-    length = values.whole_number(environ, "TUTORIAL_MAX_MODEL_LEN", MAX_MODEL_LEN, low=16, high=131072)
+    card_gib = cuda_memory_gib() if gpu else None
+    how = {"bytes_per_weight": 4.0 if dtype in ("float32", "float") else 2.0, "utilization": utilization}
+    model_id = "classroom/DeepSeek-R1-Classroom"
+    if real:
+        default = model.for_card(card_gib, **how) if gpu else CPU_MODEL
+        model_id = model.choose_model(environ, folder, default=default)
+        reason += f"；{model.told(model_id, default)}" if gpu else ""
+    elif values.text(environ, "TUTORIAL_MODEL"):
+        reason += "；TUTORIAL_MODEL 在这里用不到，要在 CPU 上运行真的 1.5B，就设 TUTORIAL_PROFILE=cpu"
+    models = folders.AUTODL_DATA_DISK / "models" if real and autodl else folders.REPO_ROOT / "build" / "models"
+    model_dir = folder or models / model_id
+    shortest = CPU_MAX_MODEL_LEN if name == "cpu" else model.MAX_MODEL_LEN
+    length = values.whole_number(environ, "TUTORIAL_MAX_MODEL_LEN", shortest, low=16, high=131072)
     if gpu and not values.text(environ, "TUTORIAL_MAX_MODEL_LEN"):
-        length, why = _context(model_dir, dtype=dtype, utilization=utilization)
+        length, why = model.context_for(model_id, model_dir, card_gib, **how)
         reason += f"；{why}"
     base_url = values.base_url(environ)
     gpu_env = GPU_ENV | (WSL_ENV if folders.in_wsl() else {})
@@ -131,7 +151,7 @@ def get_profile(environ: Mapping[str, str] = os.environ) -> Profile:
         enforce_eager=not gpu,
         port=values.whole_number(environ, "TUTORIAL_PORT", 8000, low=1024, high=65535),
         engine_env=COMMON_ENV
-        | (own_env if gpu else CLASSROOM_ENV)
+        | (own_env if gpu else CPU_ENV if real else CLASSROOM_ENV)
         | bin_first(environ)
         | dict.fromkeys(unusable_proxies(environ), "")  # the lessons only talk to this machine or the class server
         | no_proxy_for(environ, *direct),
@@ -153,30 +173,10 @@ def _choose(environ: Mapping[str, str]) -> tuple[ProfileName, str]:
         if forced == name:
             return name, f"环境变量 TUTORIAL_PROFILE={forced}"
     if forced:
-        raise ConfigError(f"TUTORIAL_PROFILE={forced!r}：只能是 gpu 或 classroom，或者不设，让程序自己选")
+        raise ConfigError(f"TUTORIAL_PROFILE={forced!r}：只能是 gpu、cpu 或 classroom，或者不设，让程序自己选")
     if installed_version("vllm-cpu"):
         return "classroom", "装的是 vLLM 的 CPU 版（vllm-cpu）"
     gpus = cuda_gpus()
     if gpus:
         return "gpu", f"找到 {len(gpus)} 块 CUDA 显卡"
     return "classroom", "没有找到可用的 CUDA 显卡"
-
-
-def _context(model_dir: Path, *, dtype: str, utilization: float) -> tuple[int, str]:
-    """The `max_model_len` for this card and the model that lies here (the 7B, if none does yet), and why."""
-    from helpers.models.files import read_json  # not above: helpers.models imports this package
-    from helpers.models.size import SEVEN_B_CONFIG, context_that_fits, model_size
-
-    card_gib = cuda_memory_gib()
-    if card_gib is None:
-        return MAX_MODEL_LEN, f"读不到显存大小，max_model_len 取 {MAX_MODEL_LEN}"
-    bytes_per_weight = 4.0 if dtype in ("float32", "float") else 2.0
-    try:
-        shape = read_json(model_dir / "config.json")
-        size = model_size(shape, bytes_per_weight=bytes_per_weight)
-    except ModelError:
-        shape, size = SEVEN_B_CONFIG, model_size(SEVEN_B_CONFIG, bytes_per_weight=bytes_per_weight)
-    fits = context_that_fits(card_gib, size, utilization=utilization)
-    length = min(fits or MAX_MODEL_LEN, shape.get("max_position_embeddings", MAX_MODEL_LEN))
-    why = "这样长的请求放得下两个" if fits else "更长的请求放不下两个"
-    return length, f"显存有 {card_gib:.1f} GiB，max_model_len 取 {length}，{why}"

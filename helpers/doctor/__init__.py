@@ -16,7 +16,6 @@ import sysconfig
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from helpers.config import AUTODL_DATA_DISK, REPO_ROOT, Profile
 from helpers.doctor import cards, fit, gpu, host, install, probe, smi, system, where
@@ -24,13 +23,14 @@ from helpers.doctor.check import Check, ok, render, warned
 from helpers.errors import ConfigError, ModelError
 from helpers.machine import ask_smi, free_port, installed_version
 from helpers.models import SEVEN_B_CONFIG, ModelSize, check_model, model_size
+from helpers.models.family import known_size
 from helpers.models.find import locate
 from helpers.models.size import GIB, RUNTIME_GIB
 
 __all__ = ["Check", "render", "run_checks"]
 
 NamedCheck = tuple[str, Callable[[], Check]]
-ON_CPU = "这里用不到：classroom 在 CPU 上运行"
+ON_CPU = "这里用不到：模型在 CPU 上运行"
 GPU_LINES = (gpu.DRIVER, cards.USE, gpu.CARD, fit.FIT, fit.FREE)
 ON_GPU = "这里用不到：计算在显卡上"
 
@@ -74,7 +74,8 @@ def run_checks(profile: Profile) -> list[Check]:
             platform.machine(), probe.cpu_flags())),
         (host.RAM, lambda: host.check_ram(
             total_bytes=total, available_bytes=available,
-            kv_gib=None if on_gpu or no_card else float(profile.engine_env["VLLM_CPU_KVCACHE_SPACE"]))),
+            kv_gib=None if on_gpu or no_card else float(profile.engine_env["VLLM_CPU_KVCACHE_SPACE"]),
+            weights_gib=_model_size(profile, model).weights_gib if profile.name == "cpu" else 0.0)),
         (host.SHM, lambda: host.check_shm(probe.shm_bytes(), container=where.in_container())),
         (system.WSL, lambda: system.check_wsl(platform.release(), os.environ, gpu=on_gpu)),
         (system.GLIBC, lambda: system.check_glibc(platform.libc_ver(), gpu=on_gpu)),
@@ -142,13 +143,12 @@ def _hidden_cards() -> Check:
 
 
 def _model_size(profile: Profile, model: Path | None) -> ModelSize:
+    """Of the chosen model; of the 7B, where nothing is known of that one before it is here."""
     bytes_per_weight = 4.0 if profile.dtype in ("float32", "float") else 2.0
-    return model_size(model or _shape(profile), bytes_per_weight=bytes_per_weight)
-
-
-def _shape(profile: Profile) -> dict[str, Any]:
-    """The published shape of the model that will be downloaded; of a stranger's, the 7B's must do."""
-    return fit.FAMILY.get(profile.model_id.rpartition("-")[2], SEVEN_B_CONFIG)
+    try:
+        return known_size(profile.model_id, model or profile.model_dir, bytes_per_weight=bytes_per_weight)
+    except ModelError:
+        return model_size(SEVEN_B_CONFIG, bytes_per_weight=bytes_per_weight)
 
 
 def _look_for_model(profile: Profile) -> tuple[Path | None, str]:
@@ -168,11 +168,11 @@ def _look_for_model(profile: Profile) -> tuple[Path | None, str]:
 
 def _disk(profile: Profile, model: Path | None) -> Check:
     needed = 1.0  # logs, results, caches
-    if model is None and profile.name == "gpu":
-        needed += 1 + model_size(_shape(profile)).weights_gib
+    if model is None and profile.name != "classroom":
+        needed += 1 + _model_size(profile, model).weights_gib
     folder = (model or profile.model_dir).absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    data_disk = AUTODL_DATA_DISK if profile.name == "gpu" and AUTODL_DATA_DISK.is_dir() else None
+    data_disk = AUTODL_DATA_DISK if profile.name != "classroom" and AUTODL_DATA_DISK.is_dir() else None
     free = shutil.disk_usage(existing).free
     return host.check_disk(folder, free_bytes=free, needed_gib=needed, data_disk=data_disk,
                            trash=probe.trash(existing) if free < needed * GIB else {})  # fmt: skip

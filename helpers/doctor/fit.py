@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
+from helpers.config.model import ROOM
 from helpers.doctor.check import Check, failed, ok, warned
 from helpers.doctor.smi import Gpu, GpuApp
-from helpers.models.size import GIB, RUNTIME_GIB, SEVEN_B_CONFIG, ModelSize, kv_budget_gib, model_size
+from helpers.models.fit import FAMILY
+from helpers.models.size import GIB, RUNTIME_GIB, ModelSize, kv_budget_gib, model_size
 
 __all__ = ["check_gpu_fit", "check_gpu_free"]
 
 REST_GIB: Final = 1.5, 3.0  # what was seen beside weights and KV cache; RUNTIME_GIB lies between
 FIT, FREE = "显存够不够", "空闲显存"
-FAMILY: Final[dict[str, dict[str, Any]]] = {  # the shapes of DeepSeek-R1-Distill-Qwen-…, the smallest first
-    "1.5B": SEVEN_B_CONFIG
-    | {
-        "hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12, "num_key_value_heads": 2,
-        "vocab_size": 151936,
-    },
-    "7B": SEVEN_B_CONFIG,
-}  # fmt: skip
-ENOUGH_TOKENS: Final = 16 * 1024  # of KV cache, for a smaller model to be worth its while
 WANTED: Final = "7B 要 20 GB 以上，1.5B 要 8 GB 以上"
 
 
@@ -66,7 +59,7 @@ def _what_fits(card_gib: float, size: ModelSize, utilization: float) -> str:
         small = model_size(config, bytes_per_weight=bytes_per_weight)
         room = kv_budget_gib(card_gib, small.weights_gib, utilization=utilization)
         tokens = room * GIB / small.kv_bytes_per_token
-        if small.parameters < size.parameters and tokens >= ENOUGH_TOKENS:
+        if small.parameters < size.parameters and tokens >= ROOM:
             return (
                 f"export TUTORIAL_MODEL={name.lower()}\n这块卡放得下 {name}：权重 {small.weights_gib:.1f} GiB，"
                 f"KV 缓存约 {_many(tokens)} token；要用原来的模型，就换显存更大的卡"

@@ -24,6 +24,7 @@ DISK, PROXY, PORT, SHM, CPU, RAM = "磁盘", "代理", "端口", "共享内存",
 COMPILER, LEFTOVERS = "C 编译器", "遗留的 vLLM 进程"
 TURBO_PORT: Final = ":12798"  # of the proxy that AutoDL's `source /etc/network_turbo` sets
 ENGINE_GIB: Final = 1.2  # measured: server and engine of the classroom model, without the KV cache, at the peak
+REAL_ENGINE_GIB: Final = 2.2  # the same of the 1.5B, without its weights too: 6.5 in all
 UNREADABLE: Final = re.compile(r"[^!-~]|^(?!\w+://).*\[|:.*/\d")  # in NO_PROXY; httpx then makes no client at all
 
 
@@ -157,19 +158,22 @@ def check_cpu(machine: str, flags: Collection[str]) -> Check:
     return ok(CPU, "有 AVX-512" if "avx512f" in flags else "有 AVX2（没有 AVX-512，会慢一些）")
 
 
-def check_ram(*, total_bytes: int, available_bytes: int, kv_gib: float | None) -> Check:
+def check_ram(*, total_bytes: int, available_bytes: int, kv_gib: float | None, weights_gib: float = 0.0) -> Check:
     """Is there enough free RAM?
 
     Args:
         kv_gib: what the CPU engine takes for its KV cache at start, `VLLM_CPU_KVCACHE_SPACE`; with it set,
             `gpu_memory_utilization` does nothing, and the engine starts also where memory is short: the system ends
             it later. None: a GPU does the work.
+        weights_gib: of a real model on the CPU engine; 0: the classroom model, too small to count.
     """
     total, available = total_bytes / GIB, available_bytes / GIB
     free = f"空闲 {available:.1f} GiB（共 {total:.1f}）"
     close = "ps aux --sort=-rss | head（关掉占内存最多的程序）"
-    if kv_gib is not None and available < kv_gib + ENGINE_GIB:
-        found = f"{free}，CPU 引擎要 {kv_gib + ENGINE_GIB:.1f} GiB（其中 KV 缓存 {kv_gib:g}）"
+    needed = (kv_gib or 0.0) + (weights_gib + REAL_ENGINE_GIB if weights_gib else ENGINE_GIB)
+    if kv_gib is not None and available < needed:
+        parts = f"权重 {weights_gib:.1f}，" if weights_gib else ""
+        found = f"{free}，CPU 引擎要 {needed:.1f} GiB（其中{parts}KV 缓存 {kv_gib:g}）"
         return failed(RAM, f"{found}，不够时会被系统杀死", close)
     if available < 4:
         return warned(RAM, f"{free}，偏少", close)

@@ -65,7 +65,7 @@ def check_headers(folder: Path, *, version: tuple[int, int], gpu: bool) -> Check
         return ok(HEADERS, f"{folder}")
     found = f"{folder} 里没有 Python.h"
     if not gpu:
-        return ok(HEADERS, f"{found}；这里用不到：classroom 启动时不编译")
+        return ok(HEADERS, f"{found}；这里用不到：在 CPU 上启动时不编译")
     package = f"python{version[0]}.{version[1]}-dev"
     fix = f"apt-get update && apt-get install -y {package}（不是 root：前面加 sudo；conda 的 Python 自带头文件）"
     return failed(HEADERS, f"{found}：第一次启动要编译，会报 Python.h: No such file or directory", fix)
@@ -74,7 +74,7 @@ def check_headers(folder: Path, *, version: tuple[int, int], gpu: bool) -> Check
 def check_flashinfer(lacks: Sequence[str], *, gpu: bool, switched_on: bool) -> Check:
     """FlashInfer's sampler is compiled at the first start. `lacks`: which of `ninja` and `nvcc` are not there."""
     if not gpu:
-        return ok(FLASHINFER, "这里用不到：classroom 在 CPU 上运行")
+        return ok(FLASHINFER, "这里用不到：模型在 CPU 上运行")
     if not lacks:
         return ok(FLASHINFER, "都有")
     missing = "、".join(lacks)

@@ -1,4 +1,4 @@
-"""`python -m helpers.models`: download the model of the gpu profile, with progress; what is there already stays."""
+"""`python -m helpers.models`: download the model of this machine, with progress; what is there already stays."""
 
 from __future__ import annotations
 

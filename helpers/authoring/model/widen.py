@@ -1,7 +1,8 @@
-"""A model of the shape of R1-Distill-Qwen-7B that answers as the classroom model does.
+"""A model of the shape of R1-Distill-Qwen-7B, or of another of the family, that answers as the classroom model does.
 
-`python -m helpers.authoring.model.widen TARGET [--random]` writes 15 GB. On a GPU machine without the real weights it
-lets the notebooks run at the real size and speed; these are NOT DeepSeek's weights, and TARGET says so.
+`python -m helpers.authoring.model.widen TARGET [--shape 1.5B] [--random]` writes 15 GB (1.5B: 3.6 GB). On a machine
+without the real weights it lets the notebooks run at the real size and speed; these are NOT DeepSeek's weights, and
+TARGET says so.
 
 How a small model sits in a large one without changing what it computes, up to the order of sums:
 
@@ -29,6 +30,7 @@ from helpers.config import CLASSROOM_MODEL_DIR
 from helpers.errors import ModelError
 from helpers.models import SEVEN_B_CONFIG
 from helpers.models.files import ModelFiles, check_model, read_json
+from helpers.models.fit import FAMILY
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["widen"]
 
-NOTE = "教学用：形状是 DeepSeek-R1-Distill-Qwen-7B 的，权重不是，里面是{}。由 helpers.authoring.model.widen 生成。"
+NOTE = "教学用：形状是 DeepSeek-R1-Distill-Qwen 那一家的，权重不是，里面是{}。由 helpers.authoring.model.widen 生成。"
 COPIED = ("tokenizer.json", "chat_template.jinja", "generation_config.json")
 CONSTANT = 2.0**-10  # adds 1e-6 to a sum of squares that is in the hundreds
 ENLARGED = 2.0**10  # its weight in the last norm
@@ -197,7 +199,10 @@ class _Maker:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("target", type=Path, help="folder to write")
+    parser.add_argument(
+        "--shape", type=str.upper, choices=FAMILY, default="7B", help="whose size (default: %(default)s)"
+    )
     parser.add_argument("--random", action="store_true", help="random numbers instead of the classroom model")
     arguments = parser.parse_args()
-    files = widen(arguments.target, random=arguments.random)
+    files = widen(arguments.target, shape=FAMILY[arguments.shape], random=arguments.random)
     print(f"{files.parameters:,} parameters, {files.weight_bytes / 1e9:.1f} GB in {files.path}")
