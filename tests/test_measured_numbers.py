@@ -14,7 +14,8 @@ import pytest
 from helpers.authoring import series
 from helpers.bench import measured, paired_ratio, spread
 from helpers.bench.roofline import decode_limit, weights_read
-from helpers.models import SEVEN_B_CONFIG
+from helpers.models import SEVEN_B_CONFIG, model_size
+from helpers.models.size import CARD_24GB_GIB, RUNTIME_GIB, kv_budget_gib
 
 GPU, CPU = measured("gpu"), measured("cpu")
 PROSE = {
@@ -99,6 +100,16 @@ def claims() -> Iterator[tuple[str, str, bool]]:
     yield "09-53", "总数不再涨", max(row["output_tok_per_s"] for row in full) < 1.05 * usual["output_tok_per_s"]
     yield "09-53", "少多少，每次测都不一样", total[last] / total[before] < 0.9 * speed[1, 1, 256] / speed[1, 1, 128]
     yield "09-53", "这时显卡还没有到顶", speed[4, 1, 256] > 1.2 * curve[last]["output_tok_per_s"]
+
+    slow, *_, fast = GPU["long"]["rows"]
+    yield "09-53a", "回答 500 到 2000 个 token", GPU["long"]["output_len"] == (500 + 2000) / 2
+    yield "09-53c", "没有请求在等", not any(row["waiting_most"] or row["preempted"] for row in GPU["long"]["rows"])
+    yield "09-53c", "每秒从 2 个加到 12 个", (slow["rate"], fast["rate"]) == (2, 12)
+    yield "09-53c", "TPOT 长了近六成", 1.55 < fast["tpot_p50_ms"] / slow["tpot_p50_ms"] < 1.6
+    yield "09-53c", "第一个字的 p95 到了一秒以上", 1000 < fast["ttft_p95_ms"] < 1500
+    yield "09-53c", "最多用了一成多", 0.1 < max(row["kv_usage_most"] for row in GPU["long"]["rows"]) < 0.15
+    room = kv_budget_gib(CARD_24GB_GIB, model_size(SEVEN_B_CONFIG).weights_gib)
+    yield "09-53c", "只有这里的十几分之一", 10 < GPU["memory"]["default"]["kv_gib"] / room < 20
     yield "09-56", "客户端的 TPOT 比服务器记的长得多", all(r["tpot_mean_ms"] > 1.3 * r["server_tpot_ms"] for r in full)
     yield "09-56", "就是满了一个核", all(0.95 < row["cores"]["api_server"] < 1.1 for row in full)
     yield "09-56", "要是测速程序自己满了一个核", all(row["cores"]["client"] < 0.9 for row in full)  # not so here
@@ -123,3 +134,10 @@ def test_a_number_in_the_prose_is_the_measured_one(cell: str, phrase: str, value
 def test_what_the_prose_says_of_the_figures_is_true(cell: str, phrase: str, true: bool) -> None:
     assert phrase in PROSE[cell], "the claim has left the prose: delete it here too"
     assert true, "the figures no longer say so: change the prose"
+
+
+def test_the_rest_that_the_arithmetic_leaves_was_measured() -> None:
+    memory = GPU["memory"]
+    assert pytest.approx(memory["as_24gb"]["rest_gib"], abs=0.15) == RUNTIME_GIB
+    assert memory["cuda_gib"] == pytest.approx(memory["default"]["card_gib"], abs=0.01)
+    assert memory["default"]["weights_gib"] == pytest.approx(model_size(SEVEN_B_CONFIG).weights_gib, abs=0.2)

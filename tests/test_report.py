@@ -217,7 +217,7 @@ def test_only_samples_with_the_engine_at_work_count() -> None:
 
 
 def test_an_unknown_report_is_named() -> None:
-    with pytest.raises(BenchmarkError, match="cpu、gpu 和 gpu_notebooks"):
+    with pytest.raises(BenchmarkError, match="cpu、gpu、gpu_notebooks 和 gpu_family"):
         measured("tpu")
 
 

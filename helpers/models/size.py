@@ -16,7 +16,9 @@ __all__ = [
 ]  # fmt: skip
 
 GIB: Final = 1024**3
-RUNTIME_GIB: Final = 2.0  # estimate: what vLLM takes beside a 7B's weights and KV cache; 1.5 to 3, the log decides
+# What vLLM takes beside a 7B's weights and KV cache: 2.1 on an H100 with the settings of a 24 GB card, 2.8 with its own
+# (bench/gpu.json, `memory`). Another card takes a little more or less: the log decides.
+RUNTIME_GIB: Final = 2.0
 CARD_24GB_GIB: Final = 23.6  # what CUDA has of a 24 GB card: 23.5 to 23.7 by card and driver, under nvidia-smi's 24.0
 CONTEXTS: Final = (32768, 16384, 8192, 4096, 2048)  # tokens
 REQUESTS: Final = 2  # of full length that should fit at once, or nobody can ask while another one is served

@@ -49,7 +49,10 @@ NO_RAM = (
     "WSL2：内存的上限写在 Windows 的 %UserProfile%\\.wslconfig 里（[wsl2] 下面一行 memory=24GB），"
     "改完在 PowerShell 里运行 wsl --shutdown。"
 )
-DOCTOR = "运行体检（make doctor）看驱动和几个包的版本配不配套，再按 README 重新安装环境。"
+DOCTOR = (
+    f"在仓库里执行 {shlex.quote(sys.executable)} -m helpers.doctor，看驱动和几个包的版本配不配套，"
+    "再按 README 重新安装环境。"
+)
 SIGNALS = {
     4: ("引擎进程用了这个 CPU 没有的指令（SIGILL）。", "在终端执行 lscpu | grep avx2，没有输出就要换一台机器。"),
     6: ("引擎进程自己中止了（SIGABRT）。", DOCTOR),
