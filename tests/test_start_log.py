@@ -284,7 +284,8 @@ def test_a_copy_that_lost_its_indentation_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "words"), [(-9, "内存不够"), (-7, "--shm-size"), (-4, "avx2"), (-11, "-m helpers.doctor"), (137, "内存不够")]
+    ("code", "words"),
+    [(-9, "内存不够"), (-7, "--shm-size"), (-4, "avx2"), (-11, "-m helpers.doctor"), (137, "内存不够")],
 )
 def test_an_engine_that_a_signal_ended_left_no_error(code: int, words: str) -> None:
     log = STARTING + API_SERVER.replace("{}", f"{{'EngineCore': {code}}}")

@@ -11,7 +11,6 @@ from vllm import SamplingParams, envs
 from vllm.benchmarks import latency, serve, throughput
 from vllm.config import CacheConfig, SchedulerConfig
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
-from vllm.entrypoints.serve.middleware.authenticate import GUARDED_PREFIX
 from vllm.reasoning import ReasoningParserManager
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -74,10 +73,6 @@ def test_defaults_that_the_course_tells(vllm_serve: argparse.ArgumentParser) -> 
     assert CacheConfig.DEFAULT_BLOCK_SIZE == 16
     assert CacheConfig().enable_prefix_caching
     assert SchedulerConfig.enable_chunked_prefill
-
-
-def test_a_key_guards_these_and_nothing_else() -> None:
-    assert GUARDED_PREFIX == ("/v1", "/v2", "/inference", "/cohere")
 
 
 def test_the_reasoning_parser_of_the_lessons_exists() -> None:
