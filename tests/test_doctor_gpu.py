@@ -10,6 +10,7 @@ import pytest
 from helpers.doctor import Check, fit, smi
 from helpers.doctor import gpu as card
 from helpers.machine import SmiAnswer
+from helpers.models.fit import FAMILY
 from helpers.models.size import GIB, SEVEN_B_CONFIG, kv_budget_gib, model_size
 
 SIZE = model_size(SEVEN_B_CONFIG)
@@ -220,6 +221,8 @@ def test_memory_for_weights_and_kv():
     assert "TUTORIAL_MODEL=1.5b" in fitted(T4).fix
     small = fitted(T4.replace("15360", "4096"))
     assert small.status == "FAIL" and "TUTORIAL_MODEL" not in small.fix and "classroom" in small.fix
+    large = fit.check_gpu_fit(gpu(RTX_4090), model_size(FAMILY["32B"]), max_model_len=2048, utilization=0.9)
+    assert large.status == "FAIL" and "TUTORIAL_MODEL=7b" in large.fix
     assert [fitted(text).status for text in (MIG, RTX_4090.replace("24564", "[N/A]"))] == ["WARN", "WARN"]
 
 
