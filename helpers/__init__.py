@@ -14,10 +14,10 @@ def _wrong_python(missing: "list[str]") -> str:  # any Python 3 must get as far 
     what = f"这个 Python {why}：{sys.executable}，版本 {number}。"
     if "ipykernel" in sys.modules:
         return what + "下一步：在笔记本右上角把内核（Kernel）改选成 vLLM Tutorial，再从第一格运行。"
-    return what + (
-        f"下一步：cd {root} && .venv/bin/python -m helpers.doctor（还没有 .venv：make doctor，会先装好）；"
-        "显卡机器上：conda activate vllm-tutorial && python -m helpers.doctor"
-    )
+    what += f"下一步：cd {root} && .venv/bin/python -m helpers.doctor（还没有 .venv：make doctor，会先装好）"
+    if os.path.isdir(os.path.join(sys.prefix, "conda-meta")):  # the base environment, most likely
+        what += "；用 conda 建了课程环境的：conda activate vllm-tutorial && python -m helpers.doctor"
+    return what
 
 
 _missing = [name for name in ("filelock", "httpx", "packaging", "psutil", "tqdm", "yaml") if find_spec(name) is None]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
+from dataclasses import asdict
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 import helpers.doctor
-from helpers.config import REPO_ROOT, get_profile
-from helpers.doctor import cards, fit, run_checks, smi
+from helpers.config import get_profile
+from helpers.doctor import cards, fit, run_checks, smi, where
 from helpers.doctor import gpu as card
 from helpers.doctor.check import failed, ok, warned
 from helpers.machine import cuda_gpus
@@ -82,16 +81,13 @@ def test_cards_counted_without_cuda(variable, numbers, tmp_path, monkeypatch):
 
 
 def doctor(folder: Path, queried: str, *, apps: str = "", **environ: str) -> dict[str, dict[str, str]]:
-    """The lines of `python -m helpers.doctor` on a machine whose `nvidia-smi` answers with `queried`."""
+    """The doctor's lines on a machine whose `nvidia-smi` answers with `queried`."""
     fake_smi(folder, queried=queried, apps=apps)
     clean = {name: text for name, text in os.environ.items() if not name.startswith("CUDA_")}
-    environ = {"TUTORIAL_PROFILE": "gpu", "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"} | environ
-    done = subprocess.run(
-        [sys.executable, "-m", "helpers.doctor", "--json"], check=False, capture_output=True, text=True, cwd=REPO_ROOT,
-        env=clean | environ,
-    )  # fmt: skip
-    assert done.stderr == ""
-    return {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    path = {"TUTORIAL_PROFILE": "gpu", "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+    terminal = mock.patch.object(where, "in_kernel", return_value=False)  # the plugins of pytest load ipykernel
+    with mock.patch.dict(os.environ, clean | path | environ, clear=True), terminal:
+        return {check.name: asdict(check) for check in run_checks(get_profile())}
 
 
 def use_of(index: int) -> str:

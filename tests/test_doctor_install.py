@@ -19,6 +19,13 @@ def test_python(version, status):
     assert install.check_python(version, "/usr/bin/python3").status == status
 
 
+def test_conda_is_named_only_to_who_uses_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    assert "conda" not in install.check_python((3, 10, 0), "python").fix
+    (tmp_path / "conda-meta").mkdir()
+    assert "conda env create" in install.check_python((3, 10, 0), "python").fix
+
+
 VLLM_REQUIRES = [
     'torch==2.13.0+cpu; platform_machine == "sparc"', "torch==2.13.0", "transformers>=5.16.1", "x; extra == 'a'"
 ]  # fmt: skip
@@ -75,9 +82,17 @@ def test_packages_against_the_pins(changed, status, found, fix):
     assert fix in check.fix
 
 
-def test_packages_of_the_gpu_environment():
-    fix = packages("requirements/gpu.txt", vllm="0.31.0").fix
-    assert fix.endswith(f"{sys.executable} -m pip install -r requirements/gpu.txt")
+@pytest.mark.parametrize(
+    ("prefix", "fix"),
+    [
+        (REPO_ROOT / ".venv-gpu", "rm -f .venv/.ready && make setup PROFILE=gpu"),
+        (Path("/root/miniconda3/envs/vllm-tutorial"), f"{sys.executable} -m pip install -r requirements/gpu.txt"),
+        (Path("/root/.venv-other"), f"{sys.executable} -m pip install -r requirements/gpu.txt"),
+    ],
+)
+def test_packages_of_the_gpu_environment(prefix, fix, monkeypatch):
+    monkeypatch.setattr(sys, "prefix", str(prefix))
+    assert packages("requirements/gpu.txt", vllm="0.31.0").fix == f"cd {REPO_ROOT} && {fix}"
     assert install.check_packages({}, {}, source="requirements/gpu.txt").status == "WARN"
 
 

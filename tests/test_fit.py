@@ -164,6 +164,11 @@ def claims() -> Iterator[tuple[str, bool]]:
     yield "权重差不到 0.3 GiB", all(abs(gap) < 0.3 for gap in gaps)
     rests = [measured("gpu_family")["cuda_gib"] * 0.9 - row["weights_gib"] - row["kv_gib"] for row in memory]
     yield "“其余”在这块大卡上比 2 GiB 多一些", min(rests) > 2 and max(rests) < 5
+    plain = BY_CASE["7B", "bf16", 1]
+    rest = measured("gpu_family")["cuda_gib"] * 0.9 - plain["weights_gib"] - plain["kv_gib"]
+    large = fits(FAMILY["32B"], CARDS_GIB[80])
+    yield "在 80 GB 上刚好放得下 32K", 32768 <= large.tokens < 36000
+    yield "就差一点", 28000 < (large.kv_gib + RUNTIME_GIB - rest) * GIB / kv["32B"] < 32768
     yield "一个人用，快四五成；128 个一起，只快两成左右", 1.35 < speed_up("1") < 1.6 and 1.1 < speed_up("128") < 1.3
     usual, fp8 = BY_CASE["7B", "bf16", 1], BY_CASE["7B", "fp8 KV cache", 1]
     yield "真模型从 bf16 变过来，是 2 倍", 1.95 < fp8["kv_tokens"] / usual["kv_tokens"] < 2.05
@@ -173,14 +178,25 @@ def claims() -> Iterator[tuple[str, bool]]:
         for size, values in fp8["output_tok_per_s"].items()
     ]
     yield "128 个以内的短请求，几乎没有差别", all(0.93 < value < 1.07 for value in ratio)
-    four = {bits: fits(FAMILY["7B"], 23.6, kv_bits=bits).tokens // 4 // 1024 * 1024 for bits in (16, 8)}
-    assert (four[16], four[8]) == (23552, 46080)  # in the solution
+    weight = load_file(CLASSROOM_MODEL_DIR / "model.safetensors")["model.layers.0.mlp.down_proj.weight"].float()
+    eight, four_bits, grouped = (
+        float(((numbers * scale).reshape_as(weight) - weight).norm() / weight.norm())
+        for numbers, scale in (to_int(weight, bits=8), to_int(weight, bits=4), to_int(weight, bits=4, group=32))
+    )
+    yield "少 4 位，误差大了将近二十倍", 17 < four_bits / eight < 20
+    yield "分成 32 个一组，小了四分之一", 0.22 < 1 - grouped / four_bits < 0.28
 
 
 @pytest.mark.parametrize(("phrase", "true"), list(claims()))
 def test_what_the_lesson_says_is_true(phrase: str, true: bool) -> None:
     assert phrase in PROSE, "the claim has left the prose: change it here too"
     assert true, "the figures no longer say so: change the prose"
+
+
+def test_the_solution_says_how_long_four_people_can_use() -> None:
+    solution = (series.NOTEBOOKS_DIR / "solutions" / LESSON.name).read_text(encoding="utf-8")
+    short, long = (fits(FAMILY["7B"], CARDS_GIB[24], kv_bits=bits).tokens // 4 // 1024 * 1024 for bits in (16, 8))
+    assert f"4 个人每人 {short}；KV 缓存换成 8 位，每人 {long}" in solution
 
 
 def test_the_sums_of_the_lesson_were_held_out_of_training() -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import nbformat
 import pytest
 
 from helpers.config import REPO_ROOT
@@ -167,3 +171,20 @@ def test_a_mirror_that_pip_knows_serves_uv_too(environ: dict[str, str], config: 
     done = subprocess.run(words, cwd=course, capture_output=True, text=True, env=clean | environ)
     assert done.returncode == 0, done.stderr
     assert {line for line in done.stdout.splitlines() if line.startswith("index")} == {f"index {index}"}
+
+
+def test_the_texts_state_the_rule_that_make_follows() -> None:
+    choose = runpy.run_path(str(REPO_ROOT / "requirements" / "choose.py"))
+    cells = nbformat.read(REPO_ROOT / "notebooks" / "01_environment.ipynb", as_version=4).cells
+    taught: dict[str, Any] = {}
+    exec(next(cell.source for cell in cells if "def set_for" in cell.source), taught)
+    for driver in ("610.1", "580.1", "579.1", "525.60", "524.9", "470.256.02"):
+        chosen, _ = choose["judge"]("RTX 4090", "24564", "8.9", driver)
+        assert taught["set_for"](driver).split(":")[0].endswith(f".venv-{chosen}")
+    readme = (REPO_ROOT / "README.md").read_text(encoding="utf-8")
+    [classroom_gb, gpu_gb] = re.findall(r"NEEDS_GB := .*,(\d+),(\d+)\)", (REPO_ROOT / "Makefile").read_text())[0]
+    assert f"CPU 版要留 {classroom_gb} GB 的磁盘，CUDA 版 {gpu_gb} GB" in readme
+    prose = "\n".join(cell.source for cell in cells)
+    for text in (prose, readme):
+        assert f"显存不到 {choose['MIN_MIB']} MiB" in text
+        assert f"低于 {choose['MIN_CAPABILITY']}" in text

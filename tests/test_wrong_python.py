@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,17 @@ def test_importing_says_it_too(kernel: bool, words: str) -> None:
     )
     last = done.stderr.splitlines()[-1]
     assert last.startswith("ImportError") and words in last
+
+
+@pytest.mark.parametrize("folders", [[], ["conda-meta"]])
+def test_conda_is_named_only_to_who_uses_it(folders: list[str], tmp_path: Path) -> None:
+    for folder in folders:
+        (tmp_path / folder).mkdir()
+    code = f"import sys; sys.prefix = {str(tmp_path)!r}; import helpers"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=REPO_ROOT, check=False
+    )
+    assert ".venv/bin/python" in done.stderr and ("conda activate" in done.stderr) is bool(folders)
 
 
 def test_an_old_python_gets_as_far_as_the_line() -> None:

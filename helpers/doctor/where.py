@@ -11,10 +11,10 @@ from pathlib import Path
 
 import psutil
 
-from helpers.config import AUTODL_DATA_DISK
+from helpers.config import AUTODL_DATA_DISK, REPO_ROOT
 from helpers.doctor.check import Check
 
-__all__ = ["advice", "for_notebook", "in_container", "in_kernel", "on_autodl"]
+__all__ = ["advice", "for_notebook", "in_conda", "in_container", "in_kernel", "made_by_make", "on_autodl"]
 
 ASSIGNMENT = r"[A-Za-z_]\w*=(?:'[^']*'|[^\s；，。（）']*)"
 EXPORT = re.compile(rf"export ({ASSIGNMENT}(?: {ASSIGNMENT})*)")
@@ -34,6 +34,17 @@ def in_kernel() -> bool:
         return any("ipykernel" in word for parent in psutil.Process().parents() for word in parent.cmdline())
     except psutil.Error:
         return False
+
+
+def made_by_make() -> bool:
+    """Whether this Python is that of a set which `make` keeps in order; else pip must do it."""
+    folder = Path(sys.prefix).resolve()
+    return folder.parent == REPO_ROOT and folder.name.startswith(".venv")
+
+
+def in_conda() -> bool:
+    """Whether this Python is that of a conda environment: conda keeps its records there, activated or not."""
+    return Path(sys.prefix, "conda-meta").is_dir()
 
 
 def in_container(environ: Mapping[str, str] = os.environ) -> bool:

@@ -39,7 +39,7 @@ def fit_your_card() -> Figure:
     for column, (gb, gib) in enumerate(CARDS_GIB.items()):
         middle = left + (column + 0.5) * width
         write(axes, middle, top + 29, f"{gb} GB", ha="center", size=10)
-        write(axes, middle, top + 15, f"CUDA {gib} GiB", ha="center", size=7.5, color=MUTED)
+        write(axes, middle, top + 15, f"CUDA {gib} GiB", ha="center", size=8.5, color=MUTED)
     y = top
     for name, config in FAMILY.items():
         write(axes, 12, y - 1.5 * height, name, size=11)
@@ -77,7 +77,7 @@ def gpu_family() -> Figure:
                 label = f"{size} 个一起" if row is rows[-1] or place == len(rows) - 1 else None
                 axes.errorbar(found.median, place, xerr=error, fmt="o", color=colour, ecolor=MUTED, label=label)
                 text = f"{float(f'{found.median:.3g}'):,g}"
-                axes.annotate(text, (found.median, place), (0, 5), textcoords="offset points", ha="center", size=7.5)
+                axes.annotate(text, (found.median, place), (0, 5), textcoords="offset points", ha="center", size=8.5)
     axes.set_yticks(range(len(rows)), [_label(row) for row in reversed(rows)])
     axes.set(xscale="log", xlabel="每秒输出多少 token（对数轴；每个请求 64 个 token 进、128 个出）")
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -16,7 +16,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -28,6 +28,7 @@ from openai import OpenAI
 from helpers import get_profile
 from helpers.authoring.model import corpus
 from helpers.authoring.model.widen import COPIED, widen
+from helpers.authoring.report.memory import SAID
 from helpers.bench import read_serving, run_bench, serving_command
 from helpers.config import CLASSROOM_MODEL_DIR, REPO_ROOT, Profile
 from helpers.errors import TutorialError
@@ -40,20 +41,22 @@ __all__ = ["CASES", "Case", "from_log", "measure"]
 
 Row = dict[str, Any]
 
-CONTEXT = 32768  # tokens, in every case
 SIZES = (1, 32, 128)  # requests in flight
 ASKED = 24  # questions to the widened model
 SHIPPED = REPO_ROOT / "helpers" / "bench" / "gpu_family.json"
+TAKEN = ("weights_gib", "kv_gib", "kv_tokens")
 FLAGS = {"fp8 weights": ("--quantization", "fp8"), "fp8 KV cache": ("--kv-cache-dtype", "fp8")}
 
 
 @dataclass(frozen=True)
 class Case:
-    """One server: a key of `FAMILY`, what is fp8 in it (`bf16`: nothing), and how many cards share it."""
+    """One server: a key of `FAMILY`, what is fp8 in it (`bf16`: nothing), how many cards share it, and the longest
+    request in tokens."""
 
     model: str
     setting: str = "bf16"
     cards: int = 1
+    max_model_len: int = 32768
 
     @property
     def name(self) -> str:
@@ -66,7 +69,7 @@ class Case:
 
 CASES = [  # the most wanted first, after two that start while the 7B is still being written
     Case("14B"), Case("1.5B"), Case("7B"), Case("7B", "fp8 weights"), Case("7B", "fp8 KV cache"),
-    Case("32B", "fp8 weights"), Case("32B", cards=2), Case("32B"), Case("14B", "fp8 weights"),
+    Case("32B", "fp8 weights"), Case("32B", cards=2), Case("32B", max_model_len=16384), Case("14B", "fp8 weights"),
 ]  # fmt: skip
 
 
@@ -94,14 +97,8 @@ def from_log(log: str) -> Row:
     Returns:
         `weights_gib`, `kv_gib` of one card, `kv_tokens` in all; None where the line is missing, as on a CPU.
     """
-    weights = [float(found) for found in re.findall(r"Model loading took ([\d.]+) GiB", log)]
-    free = [float(found) for found in re.findall(r"Available KV cache memory: ([\d.]+) GiB", log)]
-    tokens = [int(found.replace(",", "")) for found in re.findall(r"KV cache size: ([\d,]+) tokens", log)]
-    return {
-        "weights_gib": max(weights, default=None),
-        "kv_gib": min(free, default=None),
-        "kv_tokens": min(tokens, default=None),
-    }
+    found = {name: [json.loads(text.replace(",", "")) for text in re.findall(SAID[name], log)] for name in TAKEN}
+    return {name: (max if name == "weights_gib" else min)(found[name], default=None) for name in TAKEN}
 
 
 def measure(run: Run, case: Case, cards: Sequence[int], save: Callable[[Row], None]) -> Row:
@@ -110,7 +107,7 @@ def measure(run: Run, case: Case, cards: Sequence[int], save: Callable[[Row], No
     Returns:
         The row; with `error` where the server did not start, so that what does not fit is known too.
     """
-    row: Row = case.key | {"max_model_len": CONTEXT, "output_tok_per_s": {}}
+    row: Row = case.key | {"max_model_len": case.max_model_len, "output_tok_per_s": {}}
     log_file = run.folder / f"{case.name}.log"
     try:
         if case.model == "7B":
@@ -134,7 +131,7 @@ def measure(run: Run, case: Case, cards: Sequence[int], save: Callable[[Row], No
 
 def _server(run: Run, case: Case, cards: Sequence[int], log_file: Path) -> VLLMServer:
     folder = run.models / case.model
-    profile = replace(run.profile, max_model_len=CONTEXT)
+    profile = replace(run.profile, max_model_len=case.max_model_len)
     extra = ["--no-enable-prefix-caching", *FLAGS.get(case.setting, ())]
     extra += [] if case.model == "7B" else ["--load-format", "dummy"]
     extra += ["--tensor-parallel-size", str(case.cards)] if case.cards > 1 else []
@@ -149,6 +146,7 @@ def _speed(run: Run, case: Case, server: VLLMServer, size: int, repeat: int) -> 
     command = serving_command(
         server.base_url, run.profile.served_model_name, run.models / case.model, concurrency=size, result=result
     )
+    command += ["--num-prompts", "8"] if size == 1 else []  # one after the other, half a minute a run otherwise
     run_bench(command, log_file=result.with_suffix(".log"), show=False)
     return float(read_serving([result]).output_tok_per_s[0])
 
@@ -173,7 +171,7 @@ def bare(folder: Path, shape: Mapping[str, Any]) -> None:
     small = read_json(CLASSROOM_MODEL_DIR / "config.json")
     config = {key: value for key, value in small.items() if key != "layer_types"} | dict(shape)
     (folder / "config.json").write_text(json.dumps(config, indent=2))
-    for file in COPIED:
+    for file in (*COPIED, "tokenizer_config.json"):
         shutil.copyfile(CLASSROOM_MODEL_DIR / file, folder / file)
 
 
@@ -214,11 +212,13 @@ def measure_all(run: Run, report: Report, *, cases: Sequence[Case], cards: int, 
     """Measure what the report lacks, one-card cases side by side; no case begins after `deadline` (monotonic)."""
     todo = [case for case in cases if case.cards <= cards and report.lacks(case)]
     for needed, group in groupby(todo, key=lambda case: case.cards):
-        waiting = [*group][::-1]
+        waiting = iter([*group])  # shared: each case goes to one worker
 
-        def worker(first: int, needed: int = needed, waiting: list[Case] = waiting) -> None:
-            while waiting and time.monotonic() < deadline:
-                row = measure(run, waiting.pop(), range(first, first + needed), report.save)
+        def worker(first: int, needed: int = needed, waiting: Iterator[Case] = waiting) -> None:
+            for case in waiting:
+                if time.monotonic() > deadline:
+                    return
+                row = measure(run, case, range(first, first + needed), report.save)
                 print({name: value for name, value in row.items() if value is not None}, flush=True)
 
         with ThreadPoolExecutor(cards) as pool:
@@ -235,6 +235,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     deadline = time.monotonic() + 60 * parsed.minutes
     profile, cards = get_profile(), len(cuda_gpus())
+    if not cards:
+        print("没有找到 CUDA 显卡。下一步：在有显卡的机器上运行这个命令。", file=sys.stderr)
+        return 1
     folder = REPO_ROOT / "build" / "report" / "family"
     models = REPO_ROOT / "build" / "models" / "family"
     folder.mkdir(parents=True, exist_ok=True)

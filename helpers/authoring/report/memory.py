@@ -6,7 +6,7 @@ import re
 
 from helpers.errors import BenchmarkError
 
-__all__ = ["AS_ON_24_GB", "memory_split"]
+__all__ = ["AS_ON_24_GB", "SAID", "memory_split"]
 
 # What vLLM takes by itself on a card below 70 GiB (EngineArgs.get_batch_defaults), and the course's context there.
 AS_ON_24_GB = ("--max-num-batched-tokens", "2048", "--max-num-seqs", "256", "--max-model-len", "32768")
