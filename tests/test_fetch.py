@@ -49,6 +49,19 @@ def test_the_classroom_needs_no_download(tmp_path: Path) -> None:
     assert done.returncode == 0 and not (tmp_path / "model").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "environ"),
+    [("deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", {}), ("someone/Else", {"TUTORIAL_MODEL": "someone/Else"})],
+)
+def test_without_a_card_it_downloads_the_small_one_or_the_named_one(
+    name: str, environ: dict[str, str], hub: Mirror, tmp_path: Path
+) -> None:
+    make_model(tmp_path / "site" / name, weights=500)
+    done = command(tmp_path / "model", TUTORIAL_PROFILE="cpu", **environ)
+    assert done.returncode == 0, done.stderr
+    assert check_model(tmp_path / "model").parameters == 500
+
+
 def test_without_a_hub_it_ends_in_a_sentence(tmp_path: Path) -> None:
     done = command(tmp_path / "model", MODELSCOPE_ENDPOINT="http://127.0.0.1:9")
     assert done.returncode == 1 and "下一步" in done.stderr and "Traceback" not in done.stderr
