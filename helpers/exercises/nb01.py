@@ -98,9 +98,9 @@ def _bypass(environ: Mapping[str, Any], kept: list[str], about: str) -> None:
 
     for host in ["localhost", "127.0.0.1", *kept]:
         if not direct(host):
-            raise Wrong(f"{about}，NO_PROXY 成了 {value!r}，{host} 仍然走代理。")
+            raise Wrong(f"{about}，例外名单成了 {value!r}，{host} 仍然走代理。")
     if direct("github.com"):
-        raise Wrong(f"{about}，NO_PROXY 成了 {value!r}，连 github.com 也不走代理了。")
+        raise Wrong(f"{about}，例外名单成了 {value!r}，连 github.com 也不走代理了。")
 
 
 CARDS = [

@@ -107,7 +107,7 @@ class StateFile:
         try:
             lock.acquire()
         except Timeout:
-            print("另一个笔记本正在启动或停止这个服务器，等它做完。")
+            print("这个服务器正在启动或停止（别的笔记本，或者重启之前的内核），等它做完。")
             lock.acquire(timeout=timeout_s)
         try:
             yield
