@@ -163,21 +163,24 @@ def claims() -> Iterator[tuple[str, bool]]:
     ]
     yield "权重差不到 0.3 GiB", all(abs(gap) < 0.3 for gap in gaps)
     rests = [measured("gpu_family")["cuda_gib"] * 0.9 - row["weights_gib"] - row["kv_gib"] for row in memory]
-    yield "“其余”在这块大卡上比 2 GiB 多一些", min(rests) > 2 and max(rests) < 5
+    yield "“其余”从 2 GiB 上下到 4 GiB 上下，模型大的多", 1.7 < min(rests) < 2.3 and 3.6 < max(rests) < 4.4
+    one_card = {
+        row["model"]: rest
+        for row, rest in zip(memory, rests, strict=True)
+        if (row["setting"], row["cards"]) == ("bf16", 1)
+    }
+    in_order = [one_card[name] for name in FAMILY if name in one_card]
+    yield "模型大的多", in_order == sorted(in_order)
+    usual, small = (measured("gpu")["memory"][name]["rest_gib"] for name in ("default", "as_24gb"))
+    yield f"“其余”就少了 {usual - small:.1f} GiB，只有 {small:.1f}：第 2 节的 2 GiB", abs(small - RUNTIME_GIB) < 0.3
     plain = BY_CASE["7B", "bf16", 1]
     rest = measured("gpu_family")["cuda_gib"] * 0.9 - plain["weights_gib"] - plain["kv_gib"]
     large = fits(FAMILY["32B"], CARDS_GIB[80])
     yield "在 80 GB 上刚好放得下 32K", 32768 <= large.tokens < 36000
     yield "就差一点", 28000 < (large.kv_gib + RUNTIME_GIB - rest) * GIB / kv["32B"] < 32768
-    yield "一个人用，快四五成；128 个一起，只快两成左右", 1.35 < speed_up("1") < 1.6 and 1.1 < speed_up("128") < 1.3
-    usual, fp8 = BY_CASE["7B", "bf16", 1], BY_CASE["7B", "fp8 KV cache", 1]
-    yield "真模型从 bf16 变过来，是 2 倍", 1.95 < fp8["kv_tokens"] / usual["kv_tokens"] < 2.05
-    yield "答案没有变", all(row["answers"][0] == row["answers"][1] for row in ROWS if row["model"] == "7B")
-    ratio = [
-        spread(values).median / spread(usual["output_tok_per_s"][size]).median
-        for size, values in fp8["output_tok_per_s"].items()
-    ]
-    yield "128 个以内的短请求，几乎没有差别", all(0.93 < value < 1.07 for value in ratio)
+    yield "一个人用，快将近一半；128 个一起，只快一成多", 1.4 < speed_up("1") < 1.5 and 1.1 < speed_up("128") < 1.2
+    if fp8 := BY_CASE.get(("7B", "fp8 KV cache", 1)):  # not measured in every report
+        yield "真模型从 bf16 变过来，是 2 倍", 1.95 < fp8["kv_tokens"] / plain["kv_tokens"] < 2.05
     weight = load_file(CLASSROOM_MODEL_DIR / "model.safetensors")["model.layers.0.mlp.down_proj.weight"].float()
     eight, four_bits, grouped = (
         float(((numbers * scale).reshape_as(weight) - weight).norm() / weight.norm())

@@ -45,8 +45,8 @@ def test_a_syllabus_is_as_long_as_it_says(name: str, hours: float) -> None:
     assert int(minutes) / 60 == pytest.approx(hours, abs=0.25)
 
 
-def test_the_full_day_takes_every_notebook_and_the_half_day_says_which_it_leaves_out() -> None:
-    assert [row.content for row in handbook.FULL_DAY if row.content.isdigit()] == list(CELLS)
+def test_the_full_day_and_the_advanced_part_take_every_notebook_and_the_half_day_says_which_it_leaves_out() -> None:
+    assert [row.content for row in handbook.FULL_DAY + handbook.ADVANCED if row.content.isdigit()] == list(CELLS)
     left_out = set(CELLS) - {row.content for row in handbook.HALF_DAY}
     said = TEACHING.partition("### 半天")[2].partition("<!-- half day")[0]
     assert left_out and all(number in said for number in left_out)

@@ -72,6 +72,7 @@ FULL_DAY = [
     Row("09", exercises=("09-1",)),
     Row("收尾：看练习记录，停服务", 15),
 ]
+ADVANCED = [Row("10", exercises=("10-1",))]  # for a second meeting, or at home
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,8 @@ def filled(text: str, paths: Sequence[Path]) -> str:
     notebooks = read_notebooks(paths)
     half, half_minutes = _syllabus(HALF_DAY, notebooks)
     full, full_minutes = _syllabus(FULL_DAY, notebooks, runs=True)
-    tables = {"half day": half, "full day": full, "decode limits": _decode_limits()}
+    advanced, _ = _syllabus(ADVANCED, notebooks, runs=True)
+    tables = {"half day": half, "full day": full, "advanced": advanced, "decode limits": _decode_limits()}
     for name, table in tables.items():
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
         text = re.sub(f"{begin}.*?{end}", f"{begin}\n{table}\n{end}", text, flags=re.DOTALL)
