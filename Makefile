@@ -110,7 +110,7 @@ endef
 # rest by uv, which is ten times faster. Bytecode is compiled once, or every engine start would pay for it.
 .venv-classroom/.ready: requirements/cpu.txt requirements/vllm-alias/pyproject.toml pyproject.toml
 	$(prepare)
-	@echo "[2/3] 安装 $(TORCH) 和锁定的依赖（requirements/cpu.txt）"
+	@echo "[2/3] 安装 CPU 版：$(TORCH) 和 requirements/cpu.txt（有 NVIDIA 显卡的，先按 README 装好驱动，再 make）"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --retries 1 \
 		--extra-index-url $(TORCH_INDEX) "$(TORCH)" || $(NOT_INSTALLED)
 	@$(UV) --no-deps --compile-bytecode -r requirements/cpu.txt || $(NOT_INSTALLED)
@@ -119,7 +119,7 @@ endef
 
 .venv-gpu/.ready: requirements/gpu.txt pyproject.toml
 	$(prepare)
-	@echo "[2/3] 安装锁定的依赖（requirements/gpu.txt，下载约 5 GB，装好 8 GB）"
+	@echo "[2/3] 安装锁定的依赖（requirements/gpu.txt，下载约 5 GB，装好约 9 GB）"
 	@$(UV) --no-deps --compile-bytecode -r requirements/gpu.txt || $(NOT_INSTALLED)
 	$(finish)
 
