@@ -26,7 +26,7 @@ OF_OTHER_PROGRAMS = {
     "json.tool": "--no-ensure-ascii",
     "modelscope": "--local-dir",
     "pip, uv": "--extra-index-url --index-url --torch-backend",
-    "ps, wsl, systemctl": "--install --now --ppid --web-download",
+    "ps, wsl, systemctl": "--install --now --ppid --shutdown --web-download",
     "older vllm": "--enable-reasoning --hf_max_batch_size",
     "everything": "--help",
 }
