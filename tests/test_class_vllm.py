@@ -275,6 +275,8 @@ def test_the_notebooks_run_on_a_learners_machine_without_an_engine(klass: Class,
     assert len(lessons) == len(solutions) == len(CALLING)
     for path in lessons + solutions:
         name = str(path.relative_to(series.NOTEBOOKS_DIR).with_suffix(""))
+        copy = clone / "notebooks" / f"{name}.ipynb"
+        copy.write_text(copy.read_text().replace(" and not server.remote", ""))  # this class has the classroom model
         execute = [str(venv / "bin" / "jupyter"), "execute", "--inplace", "--kernel_name=python3", f"{name}.ipynb"]
         subprocess.run(execute, check=True, cwd=clone / "notebooks", env=env)
         stored, run = (nbformat.read(root / "notebooks" / f"{name}.ipynb", as_version=4) for root in (REPO_ROOT, clone))
