@@ -30,7 +30,7 @@ tutorial: setup
 
 # the two halves at once, for much of each is waiting; each prints when it has ended
 test: setup
-	@echo "两组测试同时跑，约 7 分钟，各自跑完才打印"
+	@echo "两组测试同时跑，约 9 分钟，各自跑完才打印"
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-code test-notebooks
 
 test-code: setup
@@ -41,7 +41,7 @@ test-notebooks: setup
 
 # then what takes longer or needs more than Python: each cell twice, odd models, nginx
 test-all: test
-	@echo "再测费时的：每格运行两遍，不听话的模型，班级服务器（要二十分钟左右）"
+	@echo "再测费时的：每格运行两遍，不听话的模型，班级服务器（要二十五分钟左右）"
 	@$(BIN)/python -m pytest -m extra
 
 lab: setup

@@ -75,3 +75,16 @@ def test_no_gigabyte_moves_where_the_disk_has_no_room(
     with pytest.raises(DownloadError, match="TUTORIAL_MODEL_DIR"):
         fetch(SEVEN_B, tmp_path / "model")
     assert hub.sent_bytes == 0
+
+
+@pytest.mark.parametrize(("model", "refused"), [("32b", True), ("7b", False)])
+def test_no_gigabyte_moves_for_a_model_that_the_card_cannot_hold(
+    model: str, refused: bool, hub: Mirror, tmp_path: Path
+) -> None:
+    smi = tmp_path / "bin" / "nvidia-smi"
+    smi.parent.mkdir()
+    smi.write_text("#!/bin/sh\n[ $1 = -L ] && echo 'GPU 0: RTX 4090 (UUID: GPU-1)' || echo GPU-1, [N/A], 24564, 400\n")
+    smi.chmod(0o755)
+    done = command(tmp_path / "model", TUTORIAL_MODEL=model, PATH=f"{smi.parent}:{os.environ['PATH']}")
+    assert (done.returncode, bool(hub.served)) == ((1, False) if refused else (0, True))
+    assert ("TUTORIAL_MODEL" in done.stderr) is refused

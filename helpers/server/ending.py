@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-__all__ = ["Error", "ending", "errors"]
+__all__ = ["STARTED", "Error", "ending", "errors"]
 
-UP = "Application startup complete"  # whatever was said before did no harm
+STARTED = "Application startup complete"  # whatever was said before did no harm
 MESSAGE_LINES, CHAIN, ABOVE = 60, 5, 4
 
 ANSI = re.compile(r"\x1b\[[\d;]*m")
@@ -168,7 +168,7 @@ class _Stream:
 def errors(log: str) -> list[Error]:
     """Every error of the log that may have ended it, oldest first; the remarks last."""
     streams: dict[tuple[str, bool], _Stream] = {}
-    for number, raw in enumerate(ANSI.sub("", log[log.rfind(UP) + 1 :]).splitlines()):
+    for number, raw in enumerate(ANSI.sub("", log[log.rfind(STARTED) + 1 :]).splitlines()):
         process, line = _read(number, raw)
         streams.setdefault((process, bool(line.stamp)), _Stream()).lines.append(line)
     found = [error for stream in streams.values() for error in stream.errors()]

@@ -17,7 +17,7 @@ LOG_LINES = 12
 GUARDED = "/v1、/v2、/inference、/cohere"
 OPEN_PATHS = (
     f"注意：密钥只管 {GUARDED} 开头的路径，别的谁都能用：/invocations、/generative_scoring 也能推理"
-    "，/scale_elastic_ep 能改部署，还有 /metrics、/tokenize。前面要放反向代理，只放行 /v1/models、/v1/completions、"
+    "，还有管理用的 /scale_elastic_ep，和 /metrics、/tokenize。前面要放反向代理，只放行 /v1/models、/v1/completions、"
     "/v1/chat/completions。"
 )
 UNKNOWN = (
